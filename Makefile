@@ -1,0 +1,42 @@
+# make demo   set up, run the main job on the demo model, measure it, leave a report to open
+# make test   set up, then lint, types, tests, docs and the demo line
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types unit docs clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[transformers,timm,dev]'
+	touch $@
+
+demo: $(READY)
+	rm -rf demo-out && mkdir demo-out
+	$(BIN)/shallowvit score demo --prune-ratio 0.5
+	$(BIN)/shallowvit export demo --out demo-out/full --data demo
+	$(BIN)/shallowvit export demo --prune-ratio 0.5 --out demo-out/half --data demo
+	$(BIN)/shallowvit verify demo-out/half
+	$(BIN)/shallowvit bench demo-out/half --against demo-out/full --data demo
+	$(BIN)/shallowvit report demo-out/half demo-out/full --out demo-out/report.html
+	@echo "Open demo-out/report.html"
+
+test: lint types unit docs demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/pytest -n 2
+
+docs: $(READY)
+	$(BIN)/pdoc --output-directory site shallowvit shallowvit_bench shallowvit_kernels
+
+clean:
+	rm -rf $(VENV) demo-out site build dist *.egg-info

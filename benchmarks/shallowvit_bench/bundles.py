@@ -1,0 +1,137 @@
+"""Read a bundle folder into a record, without pydantic: what the harness needs on a device.
+
+A newcomer's trap: this checks the graph's hash only, because a wrong graph makes every figure wrong; ``shallowvit verify``
+checks the whole folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import BenchError
+
+__all__ = ["SCHEMA_VERSION", "BundleInfo", "GraphInput", "Preprocessing", "read_bundle"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """The graph's one input; ``shape`` is without the batch, which stands first and is dynamic."""
+
+    name: str
+    dtype: str
+    layout: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From uint8 frames of ``frame_shape`` to the graph's input; nothing is left to do when ``in_graph``."""
+
+    in_graph: bool
+    frame_shape: tuple[int, ...]  # [T, H, W, C] or [H, W, C]
+    rescale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: dict[str, int] | None
+    crop: dict[str, int] | None
+    resample: str
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """A bundle on disk: the facts that the harness works with, and the whole manifest for the report."""
+
+    path: Path
+    name: str
+    model_path: Path
+    model_sha256: str
+    precision: str
+    input: GraphInput
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...] | None
+    flops_before: int
+    flops_after: int
+    manifest: dict[str, Any]
+
+
+def read_bundle(path: Path) -> BundleInfo:
+    """Read the manifest of the bundle folder ``path`` and check the graph's sha256.
+
+    Raises:
+        BenchError: no bundle there, a newer schema, a field is missing, or the graph isn't the one the manifest names.
+    """
+    manifest = _read_manifest(path)
+    try:
+        info = _info_from_manifest(path, manifest)
+        expected = str(manifest["files"]["model.onnx"]["sha256"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise BenchError(
+            f"read_bundle: {path / 'manifest.json'} lacks or misuses the field {err}; export the bundle again"
+        ) from err
+    if not info.model_path.is_file():
+        raise BenchError(f"read_bundle: {path} has no model.onnx; copy the whole folder again")
+    with info.model_path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise BenchError(
+            f"read_bundle: {info.model_path} has sha256 {found[:12]}..., the manifest says {expected[:12]}...; "
+            "copy the bundle again"
+        )
+    return info
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise BenchError(f"read_bundle: no bundle folder at {path}; write one with: shallowvit export MODEL -o {path}")
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise BenchError(
+            f"read_bundle: {path} is no bundle, it has no manifest.json; write one with: shallowvit export MODEL -o DIR"
+        )
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise BenchError(f"read_bundle: {file} is not JSON ({err}); copy the bundle again") from err
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        todo = "update shallowvit here" if newer else "export the bundle again"
+        raise BenchError(f"read_bundle: {file} has schema_version {version}, this harness reads {SCHEMA_VERSION}; {todo}")
+    return dict(manifest)
+
+
+def _info_from_manifest(path: Path, manifest: dict[str, Any]) -> BundleInfo:
+    graph, plan, settings = manifest["graph"], manifest["plan"], manifest["preprocessing"]
+    entry = graph["input"]
+    return BundleInfo(
+        path=path,
+        name=str(manifest["name"]),
+        model_path=path / "model.onnx",
+        model_sha256=str(manifest["files"]["model.onnx"]["sha256"]),
+        precision=str(graph["precision"]),
+        input=GraphInput(entry["name"], entry["dtype"], entry["layout"], tuple(entry["shape"])),
+        preprocessing=_preprocessing_from_manifest(settings) if settings else None,
+        labels=tuple(manifest["labels"]) if manifest["labels"] else None,
+        flops_before=int(plan["flops_before"]),
+        flops_after=int(plan["flops_after"]),
+        manifest=manifest,
+    )
+
+
+def _preprocessing_from_manifest(settings: dict[str, Any]) -> Preprocessing:
+    return Preprocessing(
+        in_graph=bool(settings["in_graph"]),
+        frame_shape=tuple(settings["frame_shape"]),
+        rescale=float(settings["rescale"]),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        resize=settings["resize"],
+        crop=settings["crop"],
+        resample=str(settings["resample"]),
+    )

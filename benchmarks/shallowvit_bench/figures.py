@@ -1,0 +1,77 @@
+"""How each figure of a row is written for people, on the terminal and in the report: one table for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .percentiles import runs_needed
+
+__all__ = ["FIGURES", "Figure"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line of the table: its title, and its text for a row ("" where the row has nothing to say)."""
+
+    title: str
+    text: Callable[[Mapping[str, Any]], str]
+
+
+def _number(key: str, form: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: form.format(row[key]) if row.get(key) is not None else ""
+
+
+def _percentile(key: str, share: float) -> Callable[[Mapping[str, Any]], str]:
+    def text(row: Mapping[str, Any]) -> str:
+        if row.get(key) is not None:
+            return f"{row[key]:.3f} ms"
+        return f"needs {runs_needed(share)} runs" if row.get("runs") else ""
+
+    return text
+
+
+def _top1(row: Mapping[str, Any]) -> str:
+    if row.get("top1") is None:
+        return ""
+    return f"{row['top1']:.1%} ({row['top1_low']:.1%} to {row['top1_high']:.1%})"
+
+
+def _speedup(row: Mapping[str, Any]) -> str:
+    if row.get("speedup") is None:
+        return ""
+    return f"{row['speedup']:.2f}x ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+
+
+def _ideal(row: Mapping[str, Any]) -> str:
+    if row.get("ideal_speedup") is None:
+        return ""
+    return f"{row['ideal_speedup']:.2f}x, {row['share_of_ideal']:.0%} reached"
+
+
+def _warm_up(row: Mapping[str, Any]) -> str:
+    if row.get("warm_up_runs") is None:
+        return ""
+    return f"{row['warm_up_runs']} runs" + ("" if row["warm_up_steady"] else ", not steady")
+
+
+FIGURES = (
+    Figure("status", _number("status", "{}")),
+    Figure("latency p50", _percentile("p50_ms", 0.5)),
+    Figure("latency p90", _percentile("p90_ms", 0.9)),
+    Figure("latency p99", _percentile("p99_ms", 0.99)),
+    Figure("latency min", _number("min_ms", "{:.3f} ms")),
+    Figure("latency mean", _number("mean_ms", "{:.3f} ms")),
+    Figure("timed runs", _number("runs", "{:,}")),
+    Figure("warm-up", _warm_up),
+    Figure("throughput", _number("items_per_s", "{:,.1f} items/s")),
+    Figure("load", _number("load_ms", "{:,.0f} ms")),
+    Figure("first inference", _number("first_ms", "{:,.2f} ms")),
+    Figure("peak memory", _number("peak_mib", "{:,.0f} MiB")),
+    Figure("top-1 (95 %)", _top1),
+    Figure("on", lambda row: f"{row['items']:,} of {row['data']}" if row.get("items") else ""),
+    Figure("same predictions", _number("agreement", "{:.1%}")),
+    Figure("speed-up", _speedup),
+    Figure("ideal from FLOPs", _ideal),
+)

@@ -1,0 +1,63 @@
+"""Draw the latency distributions of a benchmark into a PNG: the share of runs at or below each latency, medians marked."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from typing import TYPE_CHECKING
+
+from .errors import BenchError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .measurement import Measurement
+
+__all__ = ["draw_latencies"]
+
+_COLOURS = ("#1f6feb", "#d1570a", "#2da44e", "#8250df")
+
+
+def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
+    """Draw the sides that were measured; return False, writing nothing, when none was.
+
+    Raises:
+        BenchError: matplotlib is missing or the file can't be written.
+    """
+    measured = [measurement for measurement in measurements if measurement.samples_ms]
+    if not measured:
+        return False
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as err:
+        raise BenchError(
+            "draw_latencies: matplotlib is not installed here. Run: pip install matplotlib, or give --no-plot"
+        ) from err
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for measurement, colour in zip(measured, _COLOURS, strict=False):
+        samples = sorted(measurement.samples_ms)
+        median = statistics.median(samples)
+        axes.ecdf(samples, color=colour, linewidth=2, label=f"{measurement.side} ({measurement.backend}), {len(samples)} runs")
+        axes.plot([median], [0.5], "o", color=colour, markersize=7, markeredgecolor="white", zorder=3)
+        axes.annotate(f"{median:.3g} ms", (median, 0.5), (8, -12), textcoords="offset points", color=colour, weight="bold")
+    slowest = max(max(measurement.samples_ms) for measurement in measured)
+    fastest = min(min(measurement.samples_ms) for measurement in measured)
+    if slowest > 8 * fastest:  # a linear axis would press the fast side against the edge
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axes.set_xlabel(f"latency of a batch of {measured[0].batch}, ms")
+    axes.set_ylabel("share of runs at or below")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        figure.savefig(beside, dpi=130, format="png")
+        beside.replace(path)
+    except OSError as err:
+        raise BenchError(f"draw_latencies: could not write {path} ({err.strerror}); choose another --plot") from err
+    finally:
+        beside.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,83 @@
+"""Check a bundle again: its manifest, every file's size and hash, nothing missing, nothing extra, a graph that loads."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ..errors import ShallowvitError
+from ..files import hash_file
+from .manifest import SCHEMA_VERSION, Manifest
+from .write import Bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["verify"]
+
+
+def verify(path: Path) -> Bundle:
+    """Recheck the bundle at ``path`` and return it.
+
+    Raises:
+        ShallowvitError: names the first thing that is wrong.
+    """
+    manifest = _read_manifest(path)
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {"manifest.json"}
+    for name, expected in manifest.files.items():
+        file = path / name
+        if name not in present:
+            raise ShallowvitError(f"verify: {file} is missing; copy the bundle again")
+        if file.stat().st_size != expected.bytes:
+            raise ShallowvitError(
+                f"verify: {file} has {file.stat().st_size} bytes, the manifest says {expected.bytes}; copy the bundle again"
+            )
+        found = hash_file(file)
+        if found != expected.sha256:
+            raise ShallowvitError(
+                f"verify: {file} has sha256 {found[:16]}..., the manifest says {expected.sha256[:16]}...; copy the bundle again"
+            )
+    extra = sorted(present - set(manifest.files))
+    if extra:
+        raise ShallowvitError(
+            f"verify: {path / extra[0]} is not in the manifest ({len(extra)} extra); a bundle holds only its own files"
+        )
+    _check_graph(path / "model.onnx", manifest)
+    return Bundle(path, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    from pydantic import ValidationError
+
+    if not path.is_dir():
+        raise ShallowvitError(f"verify: no folder {path}. Check the path")
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise ShallowvitError(f"verify: no manifest.json in {path}; is this a bundle that shallowvit export wrote?")
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as err:
+        raise ShallowvitError(f"verify: {file} is not JSON ({err}); copy the bundle again") from err
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ShallowvitError(f"verify: {file} has schema {version}, this version reads {SCHEMA_VERSION}; update shallowvit")
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its top level"
+        raise ShallowvitError(f"verify: {file} is damaged at {where}: {first['msg']}; copy the bundle again") from err
+
+
+def _check_graph(path: Path, manifest: Manifest) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as err:
+        raise ShallowvitError(f"verify: the onnx checker refuses {path}: {str(err).partition(chr(10))[0]}") from err
+    name = onnx.load(path, load_external_data=False).graph.input[0].name
+    if name != manifest.graph.input.name:
+        raise ShallowvitError(
+            f"verify: {path} takes {name}, the manifest says {manifest.graph.input.name}; export the model again"
+        )

@@ -1,0 +1,129 @@
+"""Write a bundle: the graph, its manifest and a page for the person who receives it, all or nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import shallowvit
+
+from ..errors import ShallowvitError
+from ..exporting import ExportConfig, export_onnx
+from ..files import folder_when_whole, hash_file
+from ..models.rebuild import LINEAGE_FILE, read_lineage
+from ..pruning import PrunedModel, plan
+from .manifest import SCHEMA_VERSION, File, Manifest
+from .readme import readme_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..exporting import ExportedOnnx
+    from ..models import LoadedModel
+
+__all__ = ["Bundle", "export"]
+
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+_FAMILY_TOOLS = {"transformers": ("transformers",), "timm": ("timm",), "torchvision": ("torchvision",)}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder that an edge team can check, load and benchmark without this project: where it is and what is in it."""
+
+    path: Path
+    manifest: Manifest
+
+
+def export(
+    pruned: PrunedModel | LoadedModel,
+    out: Path,
+    config: ExportConfig | None = None,
+    *,
+    data: str | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Export a model to ONNX, check it, and write the bundle ``out``.
+
+    Args:
+        pruned: What ``prune`` returned; a model straight from ``load`` is exported whole.
+        out: The folder to write. It appears under this name only when whole.
+        config: Precision, opset, preprocessing.
+        data: ``demo`` or a path of labelled data, on which the graph's accuracy is measured into the manifest.
+        force: Replace ``out`` if it is a bundle.
+
+    Raises:
+        ShallowvitError: ``out`` exists, the disk is full, or the model can't be exported.
+        ParityError: the graph doesn't answer as torch does.
+    """
+    if not isinstance(pruned, PrunedModel):
+        pruned = PrunedModel(pruned, plan(pruned))
+    with folder_when_whole(out, "export", force) as folder:
+        exported = export_onnx(pruned, folder / "model.onnx", config)
+        manifest = _manifest(pruned, exported, out.name, embedded=bool(config and config.embed_preprocessing))
+        (folder / "README.md").write_text(readme_text(manifest))
+        manifest = manifest.model_copy(update={"files": _files(folder)})
+        _write_manifest(manifest, folder)
+        if data:
+            manifest = manifest.model_copy(update={"metrics": {data: _accuracy(folder, data)}})
+            _write_manifest(manifest, folder)
+    return Bundle(out, manifest)
+
+
+def _write_manifest(manifest: Manifest, folder: Path) -> None:
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
+
+
+def _files(folder: Path) -> dict[str, File]:
+    """Every file but the manifest, by name."""
+    found = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
+    return {path.name: File(sha256=hash_file(path), bytes=path.stat().st_size) for path in found}
+
+
+def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, *, embedded: bool) -> Manifest:
+    model, chosen = pruned.model, asdict(pruned.plan)
+    scores: dict[str, Any] | None = chosen.pop("scores")
+    source = asdict(model.origin) | {"weights_sha256": chosen.pop("weights_sha256"), "parent": _parent(model)}
+    settings = model.input_spec.preprocessing
+    preprocessing = asdict(settings) | {"in_graph": embedded} if settings else None
+    if preprocessing and embedded:
+        preprocessing["frame_shape"] = exported.input.shape
+    return Manifest.model_validate(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": name,
+            "files": {},
+            "source": source,
+            "scores": {key: scores[key] for key in ("criterion", "needs", "unit", "settings", "blocks")} if scores else None,
+            "plan": chosen,
+            "graph": {
+                "opset": exported.opset,
+                "precision": exported.precision,
+                "attention_nodes": exported.attention_nodes,
+                "input": asdict(exported.input),
+                "outputs": (asdict(exported.output),),
+            },
+            "preprocessing": preprocessing,
+            "labels": model.labels,
+            "parity": asdict(exported.parity),
+            "metrics": {},
+            "tools": _tool_versions(model.origin.family),
+        }
+    )
+
+
+def _parent(model: LoadedModel) -> dict[str, Any] | None:
+    """The lineage of a source that is itself a folder written by ``prune``."""
+    return read_lineage(model.folder) if model.folder and (model.folder / LINEAGE_FILE).is_file() else None
+
+
+def _tool_versions(family: str) -> dict[str, str]:
+    names = (*_TOOLS, *_FAMILY_TOOLS.get(family, ()))
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {"shallowvit": shallowvit.__version__, "python": platform.python_version(), **versions}
+
+
+def _accuracy(folder: Path, data: str) -> dict[str, Any]:
+    raise ShallowvitError("replaced below")

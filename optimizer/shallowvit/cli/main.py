@@ -1,0 +1,71 @@
+"""The entry point ``shallowvit``: finds the command, runs it, and turns what the user can fix into one sentence and exit code
+1.
+
+Only the file of the command that was asked for is imported, so that ``shallowvit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+__all__ = ["COMMANDS", "main"]
+
+# name -> (module, what it does); the function has the command's name
+COMMANDS = {
+    "score": ("shallowvit.cli.score", "Score the blocks of a model: which matter, which could go."),
+    "prune": ("shallowvit.cli.prune", "Remove blocks and save a model that stock transformers or timm loads."),
+    "export": ("shallowvit.cli.export", "Run the line: score, plan, prune, export to ONNX, check, and write a bundle."),
+    "verify": ("shallowvit.cli.verify", "Recheck a bundle and name the first thing wrong with it."),
+    "bench": ("shallowvit.cli.bench", "Measure a bundle's latency, memory and accuracy, alone or against another side."),
+    "report": ("shallowvit.cli.report", "Write one HTML page about bundles and their measurements."),
+}
+
+
+def main() -> None:
+    """Run the command line."""
+    from shallowvit_bench.errors import BenchError
+
+    from ..errors import ShallowvitError
+
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    try:
+        _app(asked)()
+    except (ShallowvitError, BenchError) as err:
+        sys.stderr.write(f"shallowvit: {err}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("shallowvit: interrupted; nothing was left half-written\n")
+        sys.exit(130)
+
+
+def _app(asked: str | None) -> typer.Typer:
+    app = typer.Typer(
+        help="Make a vision transformer shallow and ship it. Start with: shallowvit export demo --prune-ratio 0.5 -o bundle",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for name, (module, summary) in COMMANDS.items():
+        function = getattr(importlib.import_module(module), name) if name == asked else _stand_in
+        app.command(name, help=None if name == asked else summary, short_help=summary)(function)
+    return app
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _stand_in() -> None:
+    """Stand for a command in the list of commands; the one that runs is always the real one."""

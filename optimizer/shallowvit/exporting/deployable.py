@@ -1,0 +1,149 @@
+"""Wrap a model into what is deployed: one input, one output, optionally with the preprocessing in front.
+
+A newcomer's trap: the wrapped model must see exactly what it was trained on, so resize, crop, mean and deviation come from the
+checkpoint's own settings, in the checkpoint's own order, and never from a default of ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..errors import ShallowvitError
+from ..models.outputs import tensors_in
+from .records import Precision
+
+if TYPE_CHECKING:
+    from ..models import InputSpec, LoadedModel, Preprocessing
+
+__all__ = ["deployable", "frame_shape", "torch_dtype"]
+
+_DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """Return torch's type for a precision."""
+    return _DTYPES[precision]
+
+
+def deployable(
+    model: LoadedModel,
+    precision: Precision = Precision.FP32,
+    *,
+    preprocess: bool = False,
+    frame_size: tuple[int, int] | None = None,
+) -> nn.Module:
+    """Return a module from one tensor to one fp32 tensor (the logits, else the first output).
+
+    Args:
+        model: Left as it is; below fp32 a copy is converted.
+        precision: What the model computes in; input and output stay fp32.
+        preprocess: Take uint8 frames of ``frame_shape(...)`` with a batch in front instead of normalised floats.
+        frame_size: (height, width) of those frames; by default the model's own, which needs no resize.
+
+    Raises:
+        ShallowvitError: the model needs more than one input, has no preprocessing settings, or overflows in fp16.
+    """
+    spec = model.input_spec
+    extra = [name for name in model.example if name != spec.name]
+    if extra:
+        raise ShallowvitError(
+            f"export: {model.origin.architecture} needs {', '.join(extra)} beside {spec.name}, so it can't be deployed as "
+            f"it is. "
+            "Export a finetuned model or the encoder alone (file.py:function)"
+        )
+    module = model.module
+    if precision is not Precision.FP32:
+        module = copy.deepcopy(module).to(_DTYPES[precision])
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ShallowvitError(f"export: {name} overflows in {precision}; use --precision bf16 or fp32")
+    prepare = _Preprocess(spec, _settings(model), frame_size) if preprocess else None
+    return _Deployable(module, spec.name, _DTYPES[precision], prepare).eval()
+
+
+def frame_shape(model: LoadedModel, frame_size: tuple[int, int] | None = None) -> tuple[int, ...]:
+    """Return the shape of one uint8 item: [T, H, W, C] or [H, W, C].
+
+    Raises:
+        ShallowvitError: the checkpoint came without preprocessing settings.
+    """
+    shape = _settings(model).frame_shape
+    return (*shape[:-3], *frame_size, shape[-1]) if frame_size else shape
+
+
+def _settings(model: LoadedModel) -> Preprocessing:
+    if model.input_spec.preprocessing is None:
+        raise ShallowvitError(
+            f"export: --embed-preprocessing: {model.origin.spec} comes without preprocessing settings "
+            f"(preprocessor_config.json)"
+        )
+    return model.input_spec.preprocessing
+
+
+class _Deployable(nn.Module):
+    def __init__(self, module: nn.Module, name: str, dtype: torch.dtype, prepare: nn.Module | None) -> None:
+        super().__init__()
+        self.model = module
+        self.prepare = prepare
+        self._name = name
+        self._dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.prepare is not None:
+            x = self.prepare(x)
+        output = self.model(**{self._name: x.to(self._dtype)})
+        logits = getattr(output, "logits", None)
+        return (logits if isinstance(logits, torch.Tensor) else tensors_in(output)[0]).float()
+
+
+class _Preprocess(nn.Module):
+    """uint8 [B, (T,) H, W, C] to float [B, (T,) C, H, W]: resize, centre crop, rescale, normalise, as the checkpoint says."""
+
+    def __init__(self, spec: InputSpec, settings: Preprocessing, frame_size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.mean: torch.Tensor
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+        self.settings = settings
+        self.size = spec.shape[-2:]
+        self.resizes = frame_size is not None and frame_size != self.size
+        self.register_buffer("mean", torch.tensor(settings.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("scale", settings.rescale / torch.tensor(settings.std).view(-1, 1, 1), persistent=False)
+        self.register_buffer(
+            "shift", -torch.tensor(settings.mean).view(-1, 1, 1) / torch.tensor(settings.std).view(-1, 1, 1), False
+        )
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        pixels = frames.movedim(-1, -3).float()  # [B, (T,) C, H, W]
+        if self.resizes:
+            leading = pixels.shape[:-3]
+            pixels = self._resize(pixels.flatten(0, -4))
+            pixels = pixels.unflatten(0, leading)
+        return pixels * self.scale + self.shift
+
+    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
+        height, width = int(pixels.shape[-2]), int(pixels.shape[-1])
+        resize, crop = self.settings.resize, self.settings.crop
+        if resize and "shortest_edge" in resize:
+            share = resize["shortest_edge"] / min(height, width)
+            height, width = int(height * share), int(width * share)
+        elif resize:
+            height, width = resize["height"], resize["width"]
+        mode = self.settings.resample
+        antialias = {"antialias": True, "align_corners": False} if mode in ("bilinear", "bicubic") else {}
+        pixels = nn.functional.interpolate(pixels, (height, width), mode=mode, **antialias)
+        pixels = pixels.round().clamp(0, 255)  # image libraries resize to whole numbers
+        if crop:
+            top, left = (height - crop["height"]) // 2, (width - crop["width"]) // 2
+            pixels = pixels[..., top : top + crop["height"], left : left + crop["width"]]
+        if tuple(pixels.shape[-2:]) != tuple(self.size):
+            raise ShallowvitError(
+                f"export: the checkpoint's own resize and crop turn --frame-size into {tuple(pixels.shape[-2:])}, but the "
+                f"model takes "
+                f"{tuple(self.size)}; give frames of another aspect ratio"
+            )
+        return pixels

@@ -1,0 +1,6 @@
+"""Load a model, find its blocks, describe its inputs. What a source may be stands in ``load``'s docstring."""
+
+from .load import load
+from .records import Block, BlockStack, InputSpec, LoadedModel, Origin, Preprocessing
+
+__all__ = ["Block", "BlockStack", "InputSpec", "LoadedModel", "Origin", "Preprocessing", "load"]

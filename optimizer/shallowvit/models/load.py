@@ -1,0 +1,229 @@
+"""Turn what the user points at into a ``LoadedModel``: built, checked for NaN, hashed, with its stacks of blocks found.
+
+A newcomer's trap: ``module:function`` and ``file.py:function`` run the user's own code, which is what they are for; no other
+kind of source runs anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import MissingDependencyError, ShallowvitError
+from .blocks import find_stacks
+from .raw import RawModel
+from .rebuild import LINEAGE_FILE, rebuild_pruned
+from .records import InputSpec, LoadedModel, Origin, Preprocessing
+from .weights import check_finite, hash_state, load_state, read_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["FAMILIES", "load", "loaded_from_module"]
+
+_DEMO = Path(__file__).parent / "demo"
+_FORMS = (
+    "demo, hf:FOLDER_OR_ID, timm:NAME, torchvision:NAME, a .safetensors/.pt/.pth file with --arch, module:function or "
+    "file.py:function"
+)
+
+
+def load(source: str | Path, *, arch: str | None = None, blocks: Sequence[str] = ()) -> LoadedModel:
+    """Load a vision transformer and find its blocks.
+
+    Args:
+        source: ``demo`` (finetuned) or ``demo:pretrained``; ``hf:FOLDER_OR_ID``; ``timm:NAME[?pretrained=true&...]``;
+            ``torchvision:NAME[?weights=DEFAULT]``; a folder that ``prune`` wrote; a ``.safetensors``, ``.pt`` or ``.pth`` state
+            dict, with ``arch``; ``module:function`` or ``file.py:function``, a function without arguments that returns
+            ``(module, example)``, the example a tensor, a tuple or a dict with a batch of 1.
+        arch: What to build for a state dict: ``hf:DIR``, ``timm:NAME``, ``torchvision:NAME`` or ``module:function``.
+        blocks: Module paths of the lists to work on; the longest stack by default.
+
+    Raises:
+        ShallowvitError: the source can't be read or built, holds NaN or Inf, or has no removable blocks.
+    """
+    spec = str(source)
+    path = Path(spec)
+    if path.suffix in (".safetensors", ".pt", ".pth"):
+        if arch is None:
+            read_state_dict(path)  # a broken file is the first thing to say
+            raise ShallowvitError(
+                f"load: {spec} holds weights without a model. Say which with --arch hf:DIR, timm:NAME or module:function"
+            )
+        raw = _build(arch, untrained=True)
+        load_state(raw.module, read_state_dict(path), spec)
+    elif path.is_dir():
+        raw = _load_folder(path, spec, arch)
+    elif arch is not None:
+        raise ShallowvitError(f"load: --arch {arch} goes with a state-dict file or a pruned folder; {spec} is neither")
+    else:
+        raw = _build(spec, untrained=False)
+    return loaded_from_module(raw, spec, arch, blocks)
+
+
+def loaded_from_module(raw: RawModel, spec: str, arch: str | None, blocks: Sequence[str]) -> LoadedModel:
+    """Check a built model's weights, find its stacks and make the record."""
+    module = raw.module.float().eval().requires_grad_(False)
+    check_finite(module, spec)
+    search = find_stacks(module, raw.example, blocks)
+    origin = Origin(spec, raw.family, type(module).__name__, arch, tuple(blocks))
+    return LoadedModel(
+        module=module,
+        origin=origin,
+        stacks=search.stacks,
+        blocks=search.blocks,
+        input_spec=raw.input_spec,
+        example=raw.example,
+        sha256=hash_state(module),
+        flops=search.flops,
+        labels=raw.labels,
+        folder=raw.folder,
+        recipe=raw.recipe,
+    )
+
+
+def _build(spec: str, *, untrained: bool) -> RawModel:
+    """Build by the family that the text before the colon names; anything else before a colon is a module or a file."""
+    family, colon, rest = spec.partition(":")
+    if family in FAMILIES and (rest or family == "demo"):
+        return FAMILIES[family](rest, spec, untrained)
+    if colon and rest.isidentifier():
+        return _load_callable(family, rest, spec)
+    if Path(spec).suffix or "/" in spec:
+        raise ShallowvitError(f"load: no file or folder {spec}. Check the path")
+    raise ShallowvitError(f"load: {spec!r} is no known source; give {_FORMS}")
+
+
+def _load_folder(folder: Path, spec: str, arch: str | None) -> RawModel:
+    """A folder of transformers, of timm, or one that ``prune`` wrote for a model that neither can rebuild."""
+    if (folder / LINEAGE_FILE).is_file() and not (folder / "config.json").is_file():
+        if arch is None:
+            raise ShallowvitError(
+                f"load: {folder} holds pruned weights of a model that isn't stock. Say how to build it with --arch"
+            )
+        raw = _build(arch, untrained=True)
+        rebuild_pruned(raw.module, folder)
+        return replace(raw, folder=folder)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ShallowvitError(
+            f"load: no config.json in {folder}; give a folder written by save_pretrained, timm or shallowvit prune"
+        )
+    try:
+        settings = json.loads(config.read_text())
+    except ValueError as err:
+        raise ShallowvitError(f"load: {config} is not JSON ({err}). Copy or download it again") from err
+    family = "timm" if "architecture" in settings and "model_type" not in settings else "hf"
+    return FAMILIES[family](str(folder), spec, False)
+
+
+def _demo(rest: str, spec: str, untrained: bool) -> RawModel:
+    if rest not in ("", "finetuned", "pretrained"):
+        raise ShallowvitError(f"load: no {spec}; choose demo or demo:pretrained")
+    return _huggingface(str(_DEMO / (rest or "finetuned")), spec, untrained)
+
+
+def _huggingface(rest: str, spec: str, untrained: bool) -> RawModel:
+    from .huggingface import load_huggingface, untrained_huggingface
+
+    return untrained_huggingface(rest, spec) if untrained else load_huggingface(rest, spec)
+
+
+def _timm(rest: str, spec: str, untrained: bool) -> RawModel:
+    from .timm_models import load_timm
+
+    return load_timm(rest, spec)
+
+
+def _torchvision(rest: str, spec: str, untrained: bool) -> RawModel:
+    try:
+        import torchvision
+    except ModuleNotFoundError as err:
+        raise MissingDependencyError(f"load: {spec}", "torchvision", "timm") from err
+    from .timm_models import parse_query
+
+    name, arguments = parse_query(rest)
+    if name not in torchvision.models.list_models():
+        raise ShallowvitError(f"load: {spec}: torchvision {torchvision.__version__} has no model {name}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            module = torchvision.models.get_model(name, **arguments)
+        except (TypeError, ValueError, KeyError, OSError) as err:
+            raise ShallowvitError(f"load: {spec}: torchvision can't build it: {err}") from err
+    default = torchvision.models.get_model_weights(name)["DEFAULT"]
+    settings = default.transforms()
+    if not hasattr(settings, "crop_size"):
+        raise ShallowvitError(f"load: {spec} isn't an image classifier. Give it as file.py:function with example inputs")
+    size = getattr(module, "image_size", None) or settings.crop_size[0]
+    preprocessing = Preprocessing(
+        (size, size, 3),
+        mean=tuple(settings.mean),
+        std=tuple(settings.std),
+        resize={"shortest_edge": settings.resize_size[0]},
+        crop={"height": size, "width": size},
+        resample=settings.interpolation.value,
+    )
+    labels = tuple(default.meta["categories"])
+    spec_ = InputSpec("x", "NCHW", (3, size, size), preprocessing)
+    return RawModel(module, "torchvision", spec_, {"x": torch.zeros(1, 3, size, size)}, labels)
+
+
+FAMILIES: Mapping[str, Callable[[str, str, bool], RawModel]] = {
+    "demo": _demo,
+    "hf": _huggingface,
+    "timm": _timm,
+    "torchvision": _torchvision,
+}
+
+
+def _load_callable(where: str, function: str, spec: str) -> RawModel:
+    """Call the user's function and read the input's name, layout and shape off its example."""
+    result = _import(where, spec, function)()
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], torch.nn.Module)):
+        raise ShallowvitError(f"load: {spec} returned {type(result).__name__}, expected (module, example inputs)")
+    module, example = result
+    if isinstance(example, torch.Tensor):
+        example = (example,)
+    if isinstance(example, tuple | list):
+        try:
+            example = inspect.signature(module.forward).bind(*example).arguments
+        except TypeError as err:
+            raise ShallowvitError(f"load: {spec}: the example doesn't fit {type(module).__name__}.forward: {err}") from err
+    name, main = next(((k, v) for k, v in example.items() if isinstance(v, torch.Tensor)), (None, None))
+    if name is None or main is None or main.ndim < 2 or main.shape[0] != 1:
+        raise ShallowvitError(
+            f"load: {spec}: the first tensor of the example needs a batch of 1 in front, e.g. torch.zeros(1, 3, 224, 224)"
+        )
+    shape = tuple(main.shape[1:])
+    layout = {4: "NCHW", 5: "NTCHW"}.get(main.ndim, "N" + "D" * (main.ndim - 1))
+    return RawModel(module, "module", InputSpec(name, layout, shape), dict(example))
+
+
+def _import(where: str, spec: str, function: str) -> Callable[[], object]:
+    try:
+        if where.endswith(".py"):
+            if not Path(where).is_file():
+                raise ShallowvitError(f"load: no file {where}. Check the path")
+            found = importlib.util.spec_from_file_location(Path(where).stem, where)
+            assert found is not None and found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            sys.modules.setdefault(found.name, module)  # dataclasses and pickling look their module up there
+            found.loader.exec_module(module)
+        else:
+            if "" not in sys.path and str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(where)
+    except ModuleNotFoundError as err:
+        raise ShallowvitError(f"load: {spec}: no module {err.name}; a source is {_FORMS}") from err
+    if not callable(getattr(module, function, None)):
+        raise ShallowvitError(f"load: {spec}: {where} has no function {function}")
+    return getattr(module, function)

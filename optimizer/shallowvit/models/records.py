@@ -1,0 +1,110 @@
+"""The records that the stage *load* returns: a model, the stacks of blocks found in it, and what its input looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ShallowvitError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+__all__ = ["Block", "BlockStack", "InputSpec", "LoadedModel", "Origin", "Preprocessing"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One removable block. ``index`` counts from 0 over all chosen stacks, ``position`` within its own stack."""
+
+    index: int
+    position: int
+    stack: str
+    path: str
+    class_name: str
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class BlockStack:
+    """A list of like, residual, shape-preserving blocks: where it stands and how large it is."""
+
+    path: str
+    class_name: str
+    length: int
+    parameters: int
+    flops: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.length} x {self.class_name}, {self.parameters:,} parameters"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From uint8 frames to the model's floats: resize, centre crop, times ``rescale``, minus ``mean``, over ``std``.
+
+    ``frame_shape`` is the shape of one uint8 item that needs no resize: [T, H, W, C] or [H, W, C].
+    """
+
+    frame_shape: tuple[int, ...]
+    rescale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    resize: dict[str, int] | None = None
+    crop: dict[str, int] | None = None
+    resample: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The model's main input: its name in ``forward``, its shape without the batch and the layout's letters (batch first)."""
+
+    name: str
+    layout: str  # NTCHW, NCHW; N... for anything else
+    shape: tuple[int, ...]
+    preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from, enough to load it again."""
+
+    spec: str
+    family: str  # transformers, timm, torchvision, module
+    architecture: str
+    arch: str | None = None
+    blocks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A torch module in eval mode on the CPU with what is known of it.
+
+    ``example`` holds the keyword arguments of one forward with a batch of 1. ``sha256`` is the hash of all weights, by name.
+    """
+
+    module: torch.nn.Module = field(repr=False)
+    origin: Origin
+    stacks: tuple[BlockStack, ...]
+    blocks: tuple[Block, ...]
+    input_spec: InputSpec
+    example: dict[str, Any] = field(repr=False)
+    sha256: str
+    flops: int
+    labels: tuple[str, ...] | None = None
+    folder: Path | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)  # how the family's own loader builds it (timm: name and arguments)
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of the whole model."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def block(self, index: int) -> torch.nn.Module:
+        """Return the module of block ``index``."""
+        if not 0 <= index < len(self.blocks):
+            raise ShallowvitError(f"load: no block {index} in {self.origin.spec}; it has blocks 0 to {len(self.blocks) - 1}")
+        return self.module.get_submodule(self.blocks[index].path)

@@ -1,0 +1,86 @@
+"""Load a timm model by name or from a folder that ``shallowvit prune`` or timm itself wrote."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+
+from ..errors import MissingDependencyError, ShallowvitError
+from .raw import RawModel
+from .records import InputSpec, Preprocessing
+from .weights import check_safetensors
+
+__all__ = ["load_timm", "parse_query"]
+
+
+def load_timm(source: str, spec: str) -> RawModel:
+    """Build ``NAME[?pretrained=true&depth=4...]`` or the folder ``source``; without pretrained, weights are drawn with seed 0.
+
+    Raises:
+        ShallowvitError: timm has no such model, doesn't take an argument, or can't fetch its weights.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as err:
+        raise MissingDependencyError(f"load: {spec}", "timm", "timm") from err
+    name, arguments = parse_query(source)
+    pretrained = bool(arguments.pop("pretrained", False))
+    folder = Path(name) if Path(name).is_dir() else None
+    if folder:
+        for file in folder.glob("*.safetensors"):
+            check_safetensors(file)
+        name, pretrained = f"local-dir:{folder}", True
+    elif not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "none like it"
+        raise ShallowvitError(f"load: {spec}: timm {timm.__version__} has no model {name} ({near})")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = timm.create_model(name, pretrained=pretrained, **arguments)
+    except (RuntimeError, TypeError, OSError, ValueError) as err:
+        raise ShallowvitError(f"load: {spec}: timm can't build it: {str(err).partition(chr(10))[0]}") from err
+    config: dict[str, Any] = timm.data.resolve_model_data_config(module)
+    channels, height, width = config["input_size"]
+    input_spec = InputSpec("x", "NCHW", (channels, height, width), _preprocessing(config))
+    architecture = module.pretrained_cfg.get("architecture") or name
+    recipe = {"architecture": architecture, "arguments": {**getattr(module, "_model_args", {}), **arguments}}
+    return RawModel(module, "timm", input_spec, {"x": torch.zeros(1, channels, height, width)}, None, folder, recipe)
+
+
+def parse_query(source: str) -> tuple[str, dict[str, Any]]:
+    """Split ``NAME?a=1&b=true`` into the name and its arguments as Python values."""
+    name, _, query = source.partition("?")
+    return name, {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """Timm's evaluation transform: resize so that the crop takes ``crop_pct`` of it, centre crop, normalise."""
+    channels, height, width = config["input_size"]
+    share = config.get("crop_pct") or 0.875
+    squash = config.get("crop_mode") == "squash"
+    resize = (
+        {"height": int(height / share), "width": int(width / share)}
+        if squash
+        else {"shortest_edge": int(min(height, width) / share)}
+    )
+    return Preprocessing(
+        frame_shape=(height, width, channels),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        resize=resize,
+        crop={"height": height, "width": width},
+        resample=config.get("interpolation", "bicubic"),
+    )

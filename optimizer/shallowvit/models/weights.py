@@ -1,0 +1,126 @@
+"""Read weight files without running anything in them, check the numbers, and hash them.
+
+A newcomer's trap: a ``.pt`` file is a pickle. It is read with ``weights_only=True`` here, so one with code in it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ShallowvitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["check_finite", "check_safetensors", "hash_state", "load_state", "read_state_dict"]
+
+_WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_ema")
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read a ``.safetensors``, ``.pt`` or ``.pth`` file into tensors by name on the CPU, unwrapping ``{"model": {...}}``.
+
+    Raises:
+        ShallowvitError: the file is missing, empty, truncated, holds code, or holds no tensors.
+    """
+    if not path.is_file():
+        raise ShallowvitError(f"load: no file {path}. Check the path")
+    if path.stat().st_size == 0:
+        raise ShallowvitError(f"load: {path} is empty (0 bytes). Copy or download it again")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        check_safetensors(path)
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise ShallowvitError(
+            f"load: {path} holds Python objects or code beside tensors, which is never run here. Save it again as a state "
+            f"dict, "
+            "best as .safetensors"
+        ) from err
+    except (RuntimeError, EOFError, KeyError, ValueError) as err:
+        first = str(err).partition("\n")[0]
+        raise ShallowvitError(f"load: {path} can't be read as PyTorch weights ({first}). Copy or download it again") from err
+    return _tensors(content, path)
+
+
+def _tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict):
+        raise ShallowvitError(f"load: {path} holds a {type(content).__name__}, expected a dict of tensors by name")
+    state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not state:
+        raise ShallowvitError(f"load: {path} holds no tensors; its keys: {', '.join(map(str, list(content)[:8])) or 'none'}")
+    if all(name.startswith("module.") for name in state):  # saved from DistributedDataParallel
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def check_safetensors(path: Path) -> None:
+    """Open the file's header, so that a truncated file fails with a sentence before a library fails without one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except SafetensorError as err:
+        raise ShallowvitError(
+            f"load: {path} ({path.stat().st_size:,} bytes) is truncated or not a safetensors file ({err}). "
+            "Copy or download it again"
+        ) from err
+
+
+def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load the weights into the module in place; every name and shape must match.
+
+    Raises:
+        ShallowvitError: names the first missing, unexpected or misshapen weight.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or unexpected:
+        first = f"{missing[0]} is missing" if missing else f"{unexpected[0]} has no place"
+        raise ShallowvitError(
+            f"load: the weights of {source} don't fit {type(module).__name__}: {len(missing)} missing, {len(unexpected)} "
+            f"without a place; the first: {first}. Check --arch"
+        )
+    for name, value in state.items():
+        if value.shape != own[name].shape:
+            raise ShallowvitError(
+                f"load: {name} in {source} has shape {tuple(value.shape)}, but {type(module).__name__} has "
+                f"{tuple(own[name].shape)}. Check --arch"
+            )
+    module.load_state_dict(dict(state))
+
+
+def check_finite(module: torch.nn.Module, source: str) -> None:
+    """Refuse NaN and infinite weights, naming the first parameter that holds one."""
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            kind = "NaN" if bool(torch.isnan(tensor).any()) else "Inf"
+            raise ShallowvitError(
+                f"load: {source}: {name} holds {bad} of {tensor.numel()} weights that are NaN or Inf (first "
+                f"kind: {kind}). Train or download it again"
+            )
+
+
+def hash_state(module: torch.nn.Module) -> str:
+    """Return the sha256 over all weights and buffers: name, dtype, shape and bytes of each, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
