@@ -176,6 +176,7 @@ def _read_image(path: Path, settings: Preprocessing) -> np.ndarray[Any, Any]:
     if (image.height, image.width) != settings.frame_shape[:2]:
         raise BenchError(
             f"open_dataset: {path} is {found[1]} x {found[0]} and the bundle's resize and crop make it "
-            f"{image.height} x {image.width}, but it takes {settings.frame_shape[0]} x {settings.frame_shape[1]}; resize the images first"
+            f"{image.height} x {image.width}, but it takes {settings.frame_shape[0]} x {settings.frame_shape[1]}; "
+            "resize the images first"
         )
     return np.asarray(image)

@@ -139,7 +139,7 @@ def _bundle_part(bundle: BundleInfo, rows: Sequence[_Row]) -> str:
         f"<code>{escape(source['spec'])}</code>, weights {escape(source['weights_sha256'][:12])}</p><div class=tiles>",
         *(f"<div class=tile><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in tiles),
         "</div>",
-        f"<h2>What was removed, and why</h2><p>{_removed_text(plan)} {escape(plan['reason'])}</p>",
+        f"<h2>What was removed, and why</h2><p>{_removed_text(plan)} {escape(_sentence(plan['reason']))}</p>",
         _scores_figure(scores, plan) if scores and scores["blocks"] else "<p class=soft>The blocks were not scored.</p>",
         _blocks_table(plan, scores),
         "<h2>Is the graph the model?</h2>" + _parity_text(bundle.manifest["parity"]),
@@ -153,11 +153,15 @@ def _removed_text(plan: dict[str, Any]) -> str:
     return f"Removed: {'block' if len(plan['removed']) == 1 else 'blocks'} {', '.join(map(str, plan['removed']))}."
 
 
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+
+
 def _scores_figure(scores: dict[str, Any], plan: dict[str, Any]) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in scores["settings"].items())
     caption = (
-        f"Score of each block{' in ' + scores['unit'] if scores.get('unit') else ''}, higher means keep. Criterion {scores['criterion']}"
-        f"{f' ({settings})' if settings else ''}; it needs {scores['needs']}. The axis doesn't start at 0."
+        f"Score of each block{' in ' + scores['unit'] if scores.get('unit') else ''}, higher means keep. "
+        f"Criterion {scores['criterion']}{f' ({settings})' if settings else ''}; it needs {scores['needs']}. The axis doesn't start at 0."
     )
     legend = _legend([("var(--keep)", "kept"), ("var(--gone)", "removed (hollow)")])
     return (
@@ -249,7 +253,9 @@ def _reproduce_part(bundles: Sequence[BundleInfo], rows: Sequence[_Row]) -> str:
 
 
 def _side_text(row: _Row) -> str:
-    return f"{row['side']}, {row.get('backend')} {row.get('precision')}"
+    """The side with all that makes it another line of the table than its like."""
+    threads = row["conditions"].get("threads")
+    return f"{row['side']}, {row.get('backend')} {row.get('precision')}, batch {row['batch']}, {threads or 'default'} threads"
 
 
 def _plain(value: object) -> str:

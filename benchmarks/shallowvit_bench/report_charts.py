@@ -19,6 +19,7 @@ __all__ = ["draw_accuracy", "draw_distributions", "draw_scores", "series_colour"
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 18, 40
 _SERIES = 4
+_LOGARITHMIC_FROM = 5  # slowest over fastest
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def draw_scores(blocks: Sequence[Mapping[str, Any]], removed: Sequence[int]) -> 
         if place % every == 0:
             parts.append(_text(x(place), y.start + 16, str(block["block"])))
         if len(blocks) <= 16:
-            parts.append(_text(x(place), top - 5, f"{block['score']:.{digits}f}", "value"))
+            parts.append(_text(x(place), top - 5, f"{block['score']:.{digits}f}", "value small"))
     parts.append(_text((x.start + x.end) / 2, _HEIGHT - 6, "block"))
     return _svg(parts, "score of each block; removed blocks are hollow")
 
@@ -91,19 +92,26 @@ def draw_distributions(rows: Sequence[Mapping[str, Any]]) -> str:
     ordered = [sorted(row["samples_ms"]) for row in rows]
     fastest = min(samples[0] for samples in ordered)
     slowest = max(samples[int(0.995 * (len(samples) - 1))] for samples in ordered)
-    margin = 0.04 * (slowest - fastest) or 0.1 * slowest
-    x, y = _x_axis(max(0.0, fastest - margin), slowest + margin), _y_axis(0, 1.04)
-    parts = _grid(x, y, "{:g} ms", "{:.0%}")
+    # a linear axis would press the fast side against its edge
+    scale = math.log10 if slowest > _LOGARITHMIC_FROM * fastest else float
+    low, high = scale(fastest), scale(slowest)
+    margin = 0.04 * (high - low) or 0.1
+    x, y = _x_axis(low - margin, high + margin), _y_axis(0, 1.04)
+    ticks = _log_ticks(fastest, slowest) if scale is math.log10 else _ticks(x.low, x.high, 6)
+    parts = _grid(x, y, "", "{:.0%}")
+    parts += [_text(x(scale(value)), y.start + 18, f"{value:g} ms") for value in ticks]
     for index, samples in enumerate(ordered):
         colour = series_colour(index)
         steps = min(len(samples), 240)
-        points = [(samples[round(step / steps * (len(samples) - 1))], step / steps) for step in range(steps + 1)]
+        points = [(scale(samples[round(step / steps * (len(samples) - 1))]), step / steps) for step in range(steps + 1)]
         path = " ".join(f"{x(value):.1f},{y(share):.1f}" for value, share in points if value <= x.high)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         median = statistics.median(samples)
-        parts.append(f'<circle cx="{x(median):.1f}" cy="{y(0.5):.1f}" r="5" fill="{colour}"/>')
-        anchor, shift = ("end", -9) if x(median) > 0.75 * _WIDTH else ("start", 9)
-        parts.append(_text(x(median) + shift, y(0.5) + 16, f"{median:.3g} ms", "value", anchor))
+        at = x(scale(median))
+        parts.append(f'<circle cx="{at:.1f}" cy="{y(0.5):.1f}" r="5" fill="{colour}"/>')
+        anchor, shift = ("end", -9) if at > 0.75 * _WIDTH else ("start", 9)
+        # one line further down per side, so that close medians can both be read
+        parts.append(_text(at + shift, y(0.5) + 17 * (index + 1), f"{median:.3g} ms", "value", anchor, colour))
     return _svg(parts, "share of runs at or below each latency")
 
 
@@ -119,7 +127,8 @@ def _grid(x: _Axis, y: _Axis, x_form: str, y_form: str) -> list[str]:
     parts = [_line(x.start, y.start, x.end, y.start)]
     for value in _ticks(y.low, y.high, 5):
         parts += [_line(x.start, y(value), x.end, y(value)), _text(x.start - 6, y(value) + 4, y_form.format(value), "", "end")]
-    parts += [_text(x(value), y.start + 18, x_form.format(value)) for value in _ticks(x.low, x.high, 6)]
+    if x_form:
+        parts += [_text(x(value), y.start + 18, x_form.format(value)) for value in _ticks(x.low, x.high, 6)]
     return parts
 
 
@@ -132,12 +141,20 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between low and high; powers alone where that is many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 3 else (1,)
+    return [value for power in powers for factor in factors if low <= (value := round(factor * 10.0**power, 12)) <= high]
+
+
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="axis" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle", colour: str = "") -> str:
+    fill = f' style="fill:{colour}"' if colour else ""
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{fill}>{escape(text)}</text>'
 
 
 def _svg(parts: list[str], label: str) -> str:

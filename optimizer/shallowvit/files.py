@@ -60,8 +60,8 @@ def folder_when_whole(out: Path, stage: str, force: bool = False) -> Iterator[Pa
         if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(out.parent).free
             raise ShallowvitError(
-                f"{stage}: no space left for {out} ({free / 1e6:.0f} MB free there); nothing was written. Free some or "
-                f"choose another --out"
+                f"{stage}: no space left for {out} ({free / 1e6:.0f} MB free there); nothing was written. Free some or choose "
+                "another --out"
             ) from err
         if err.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise ShallowvitError(f"{stage}: may not write {out} ({err.strerror}); choose another --out") from err

@@ -61,8 +61,8 @@ def _snippet(manifest: Manifest) -> str:
     ]
     if settings is None:
         lines.append(
-            f"x = np.zeros((1, *{manifest.graph.input.shape}), np.{manifest.graph.input.dtype})  # your input, prepared as "
-            f"in training"
+            f"x = np.zeros((1, *{manifest.graph.input.shape}), np.{manifest.graph.input.dtype})  # your input, prepared as in "
+            "training"
         )
     else:
         lines.append(f"x = np.zeros((1, *{settings.frame_shape}), np.uint8)  # your RGB frames")

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import shallowvit
+from shallowvit_bench.datasets import check_dataset
 
-from ..errors import ShallowvitError
 from ..exporting import ExportConfig, export_onnx
 from ..files import folder_when_whole, hash_file
 from ..models.rebuild import LINEAGE_FILE, read_lineage
@@ -60,6 +60,8 @@ def export(
     """
     if not isinstance(pruned, PrunedModel):
         pruned = PrunedModel(pruned, plan(pruned))
+    if data:
+        check_dataset(data)
     with folder_when_whole(out, "export", force) as folder:
         exported = export_onnx(pruned, folder / "model.onnx", config)
         manifest = _manifest(pruned, exported, out.name, embedded=bool(config and config.embed_preprocessing))
@@ -126,4 +128,13 @@ def _tool_versions(family: str) -> dict[str, str]:
 
 
 def _accuracy(folder: Path, data: str) -> dict[str, Any]:
-    raise ShallowvitError("replaced below")
+    """Top-1 of the graph on labelled data with its 95 % interval, measured by the harness that also runs on devices."""
+    from shallowvit_bench.accuracy import measure_accuracy
+    from shallowvit_bench.bundles import read_bundle
+    from shallowvit_bench.datasets import open_dataset
+    from shallowvit_bench.runners import open_onnxruntime
+
+    info = read_bundle(folder)
+    with open_onnxruntime(info.model_path, None) as runner:
+        measured = measure_accuracy(runner, info, open_dataset(data, info))
+    return {"top1": measured.top1, "top1_interval": (measured.top1_low, measured.top1_high), "items": measured.items}

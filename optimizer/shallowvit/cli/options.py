@@ -28,8 +28,8 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="demo, hf:FOLDER_OR_ID, timm:NAME[?pretrained=true], torchvision:NAME, a folder that prune wrote, "
-        "a .safetensors/.pt/.pth "
-        "state dict (with --arch), module:function or file.py:function returning (module, example inputs).",
+        "a .safetensors/.pt/.pth state dict (with --arch), module:function or file.py:function returning (module, example "
+        "inputs).",
     ),
 ]
 Arch = Annotated[

@@ -64,7 +64,7 @@ def print_model(model: LoadedModel) -> None:
     """Say what was loaded and where its blocks are."""
     print_line(
         f"{model.origin.architecture} from {model.origin.spec}: {model.parameters:,} parameters, {model.flops / 1e9:,.2f} "
-        f"GFLOPs an item"
+        "GFLOPs an item"
     )
     used = list(dict.fromkeys(block.stack for block in model.blocks))
     for stack in model.stacks:
@@ -122,9 +122,8 @@ def print_plan(plan: PruningPlan) -> None:
     print_line(f"  blocks {blocks} ({len(plan.kept)} of {len(plan.paths)} stay)")
     share = 1 - plan.flops_after / plan.flops_before if plan.flops_before else 0.0
     print_line(
-        f"  parameters {plan.parameters_before:,} -> {plan.parameters_after:,}; GFLOPs an item "
-        f"{plan.flops_before / 1e9:,.3g} -> "
-        f"{plan.flops_after / 1e9:,.3g} ({share:.1%} less)"
+        f"  parameters {plan.parameters_before:,} -> {plan.parameters_after:,}; GFLOPs an item {plan.flops_before / 1e9:,.3g} "
+        f"-> {plan.flops_after / 1e9:,.3g} ({share:.1%} less)"
     )
 
 
@@ -137,8 +136,8 @@ def print_bundle(bundle: Bundle) -> None:
         f"{bundle.path}: {size / 1e6:.1f} MB, opset {graph.opset}, {graph.precision}, {graph.attention_nodes} attention nodes"
     )
     print_line(
-        f"  parity with torch on {parity.inputs} {parity.inputs_from}: relative error {parity.relative_error:.1e} "
-        f"(tolerance {parity.tolerance:g}){agreement}"
+        f"  parity with torch on {parity.inputs} {parity.inputs_from}: relative error {parity.relative_error:.1e} (tolerance "
+        f"{parity.tolerance:g}){agreement}"
     )
     for data, metrics in bundle.manifest.metrics.items():
         print_line(f"  on {data}: " + ", ".join(f"{name} {value}" for name, value in metrics.items()))

@@ -51,9 +51,8 @@ def deployable(
     extra = [name for name in model.example if name != spec.name]
     if extra:
         raise ShallowvitError(
-            f"export: {model.origin.architecture} needs {', '.join(extra)} beside {spec.name}, so it can't be deployed as "
-            f"it is. "
-            "Export a finetuned model or the encoder alone (file.py:function)"
+            f"export: {model.origin.architecture} needs {', '.join(extra)} beside {spec.name}, so it can't be deployed as it "
+            "is. Export a finetuned model or the encoder alone (file.py:function)"
         )
     module = model.module
     if precision is not Precision.FP32:
@@ -79,7 +78,7 @@ def _settings(model: LoadedModel) -> Preprocessing:
     if model.input_spec.preprocessing is None:
         raise ShallowvitError(
             f"export: --embed-preprocessing: {model.origin.spec} comes without preprocessing settings "
-            f"(preprocessor_config.json)"
+            "(preprocessor_config.json)"
         )
     return model.input_spec.preprocessing
 
@@ -143,7 +142,6 @@ class _Preprocess(nn.Module):
         if tuple(pixels.shape[-2:]) != tuple(self.size):
             raise ShallowvitError(
                 f"export: the checkpoint's own resize and crop turn --frame-size into {tuple(pixels.shape[-2:])}, but the "
-                f"model takes "
-                f"{tuple(self.size)}; give frames of another aspect ratio"
+                f"model takes {tuple(self.size)}; give frames of another aspect ratio"
             )
         return pixels

@@ -82,17 +82,16 @@ def check_parity(
     scale = float(np.abs(expected).max())
     if scale < 1e-6:
         raise ParityError(
-            f"export: the model's outputs are all zero on {len(inputs)} inputs ({inputs_from}), so parity can't be shown; "
-            f"is its head trained?"
+            f"export: the model's outputs are all zero on {len(inputs)} inputs ({inputs_from}), so parity can't be shown; is "
+            "its head trained?"
         )
     error = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
     tolerance = TOLERANCES[precision]
     agreement = float((found.argmax(-1) == expected.argmax(-1)).mean()) if expected.ndim == 2 else None
     if not error / scale <= tolerance:
         raise ParityError(
-            f"export: in {precision} the graph's outputs differ from torch by {error / scale:.2g} of the largest output "
-            f"over {len(inputs)} inputs, "
-            f"above the tolerance of {tolerance:g}. Use a higher --precision"
+            f"export: in {precision} the graph's outputs differ from torch by {error / scale:.2g} of the largest output over "
+            f"{len(inputs)} inputs, above the tolerance of {tolerance:g}. Use a higher --precision"
         )
     return Parity(str(precision), len(inputs), inputs_from, computed_by, error, error / scale, tolerance, agreement)
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ShallowvitError
+from .outputs import shapes_in
 from .records import Block, BlockStack
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class StackSearch:
     stacks: tuple[BlockStack, ...]
     blocks: tuple[Block, ...]
     flops: int
+    output_shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclass
@@ -56,7 +58,7 @@ def find_stacks(module: nn.Module, example: Mapping[str, Any], chosen: Sequence[
     for path in chosen:
         if path not in lists:
             raise ShallowvitError(f"load: --blocks {path}: no ModuleList or Sequential with modules there; {_seen(lists)}")
-    calls, counts = _observe(module, example, lists)
+    calls, counts, output_shapes = _observe(module, example, lists)
     root = type(module).__name__
     verdicts = {path: _why_not(child, calls) for path, child in lists.items()}
     for path in chosen:
@@ -79,7 +81,7 @@ def find_stacks(module: nn.Module, example: Mapping[str, Any], chosen: Sequence[
             f"load: no removable blocks found in {root} ({reasons}). Name the list with --blocks path.to.list"
         )
     used = [next(stack for stack in stacks if stack.path == path) for path in chosen] or stacks[:1]
-    return StackSearch(tuple(stacks), tuple(_blocks(used, lists, counts, root)), counts.get("Global", 0))
+    return StackSearch(tuple(stacks), tuple(_blocks(used, lists, counts, root)), counts.get("Global", 0), output_shapes)
 
 
 def _blocks(used: Iterable[BlockStack], lists: Mapping[str, nn.Module], counts: Mapping[str, int], root: str) -> list[Block]:
@@ -110,8 +112,8 @@ def _parameters(module: nn.Module) -> int:
 
 def _observe(
     module: nn.Module, example: Mapping[str, Any], lists: Mapping[str, nn.Module]
-) -> tuple[dict[nn.Module, _Calls], dict[str, int]]:
-    """Run one forward; return each list child's calls and the operations by module path (two a multiply-add)."""
+) -> tuple[dict[nn.Module, _Calls], dict[str, int], tuple[tuple[int, ...], ...]]:
+    """Run one forward: each child's calls, operations by module path (two a multiply-add), shapes of the outputs."""
     calls: dict[nn.Module, _Calls] = {child: _Calls() for parent in lists.values() for child in parent.children()}
 
     def note(child: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
@@ -123,18 +125,18 @@ def _observe(
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operator hides nn.MultiheadAttention from the counter
     try:
         with torch.no_grad(), counter:
-            module(**example)
+            output = module(**example)
     except (RuntimeError, ValueError, TypeError, IndexError) as err:
         raise ShallowvitError(
             f"load: one forward of {type(module).__name__} with {_described(example)} failed: {err}. Give the model with "
-            f"example "
-            "inputs it takes, as file.py:function returning (module, example)"
+            "example inputs it takes, as file.py:function returning (module, example)"
         ) from err
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
-    return calls, {path: sum(by_operator.values()) for path, by_operator in counter.get_flop_counts().items()}
+    counts = {path: sum(by_operator.values()) for path, by_operator in counter.get_flop_counts().items()}
+    return calls, counts, shapes_in(output)
 
 
 def _described(example: Mapping[str, Any]) -> str:

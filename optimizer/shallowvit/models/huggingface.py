@@ -51,8 +51,8 @@ def load_huggingface(source: str, spec: str) -> RawModel:
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ShallowvitError(
-            f"load: {spec}: the checkpoint has no fitting weights for {len(missing)} parameters of {cls.__name__} "
-            f"(first: {missing[0]}), which would be random. Finetune and save the whole model first"
+            f"load: {spec}: the checkpoint has no fitting weights for {len(missing)} parameters of {cls.__name__} (first: "
+            f"{missing[0]}), which would be random. Finetune and save the whole model first"
         )
     return _raw(module, folder if folder.is_dir() else None)
 

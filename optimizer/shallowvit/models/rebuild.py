@@ -36,7 +36,7 @@ def rebuild_pruned(module: torch.nn.Module, folder: Path) -> None:
         if length != kept["length"]:
             raise ShallowvitError(
                 f"load: {folder} was pruned from {kept['length']} blocks at {stack}, {type(module).__name__} has {length}. "
-                f"Check --arch"
+                "Check --arch"
             )
         delete_blocks(module, stack, kept["kept"])
     load_state(module, read_state_dict(folder / "model.safetensors"), str(folder))
@@ -50,7 +50,7 @@ def read_lineage(folder: Path) -> dict[str, Any]:
         raise ShallowvitError(f"load: {folder / LINEAGE_FILE} is not JSON ({err}). Prune the model again") from err
     if lineage.get("schema_version") != LINEAGE_SCHEMA:
         raise ShallowvitError(
-            f"load: {folder / LINEAGE_FILE} has schema {lineage.get('schema_version')}, this version reads "
-            f"{LINEAGE_SCHEMA}. Update shallowvit"
+            f"load: {folder / LINEAGE_FILE} has schema {lineage.get('schema_version')}, this version reads {LINEAGE_SCHEMA}. "
+            "Update shallowvit"
         )
     return lineage

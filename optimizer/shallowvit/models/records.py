@@ -94,6 +94,7 @@ class LoadedModel:
     example: dict[str, Any] = field(repr=False)
     sha256: str
     flops: int
+    output_shapes: tuple[tuple[int, ...], ...]  # of one forward with ``example``
     labels: tuple[str, ...] | None = None
     folder: Path | None = None
     recipe: dict[str, Any] = field(default_factory=dict)  # how the family's own loader builds it (timm: name and arguments)

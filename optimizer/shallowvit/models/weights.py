@@ -42,8 +42,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as err:
         raise ShallowvitError(
             f"load: {path} holds Python objects or code beside tensors, which is never run here. Save it again as a state "
-            f"dict, "
-            "best as .safetensors"
+            "dict, best as .safetensors"
         ) from err
     except (RuntimeError, EOFError, KeyError, ValueError) as err:
         first = str(err).partition("\n")[0]
@@ -75,8 +74,8 @@ def check_safetensors(path: Path) -> None:
             file.keys()
     except SafetensorError as err:
         raise ShallowvitError(
-            f"load: {path} ({path.stat().st_size:,} bytes) is truncated or not a safetensors file ({err}). "
-            "Copy or download it again"
+            f"load: {path} ({path.stat().st_size:,} bytes) is truncated or not a safetensors file ({err}). Copy or download "
+            "it again"
         ) from err
 
 
@@ -112,8 +111,8 @@ def check_finite(module: torch.nn.Module, source: str) -> None:
         if bad:
             kind = "NaN" if bool(torch.isnan(tensor).any()) else "Inf"
             raise ShallowvitError(
-                f"load: {source}: {name} holds {bad} of {tensor.numel()} weights that are NaN or Inf (first "
-                f"kind: {kind}). Train or download it again"
+                f"load: {source}: {name} holds {bad} of {tensor.numel()} weights that are NaN or Inf (first kind: {kind}). "
+                "Train or download it again"
             )
 
 

@@ -79,7 +79,7 @@ def plan(model: LoadedModel, scores: BlockScores | None = None, config: PlanConf
     if scores is not None and scores.weights_sha256 != model.sha256:
         raise ShallowvitError(
             f"plan: the scores were computed on weights {scores.weights_sha256[:12]}, the model has {model.sha256[:12]}; "
-            f"score it again"
+            "score it again"
         )
     count = len(model.blocks)
     if config.prune_ratio is not None:

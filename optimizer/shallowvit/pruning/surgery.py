@@ -15,7 +15,7 @@ import torch
 from ..errors import ShallowvitError
 from ..models import Block, BlockStack
 from ..models.deletion import delete_blocks
-from ..models.outputs import tensors_in
+from ..models.outputs import shapes_in
 from ..models.weights import hash_state
 from .stock import mend_recipe
 
@@ -70,24 +70,18 @@ def prune(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
 def _check_runs(model: LoadedModel, module: torch.nn.Module) -> None:
     """One forward: it runs, and gives outputs of the same shapes."""
     with torch.no_grad():
-        before = _shapes(model.module(**model.example))
         try:
-            after = _shapes(module(**model.example))
+            after = shapes_in(module(**model.example))
         except (RuntimeError, IndexError, ValueError, TypeError) as err:
             raise ShallowvitError(
                 f"prune: {model.origin.architecture} doesn't run without these blocks: {err}. Its forward relies on their "
-                f"places; "
-                "remove others"
+                "places; remove others"
             ) from err
-    if before != after:
+    if after != model.output_shapes:
         raise ShallowvitError(
-            f"prune: without these blocks the outputs of {model.origin.architecture} have shapes {after}, before {before}; "
-            f"remove others"
+            f"prune: without these blocks the outputs of {model.origin.architecture} have shapes {after}, before "
+            f"{model.output_shapes}; remove others"
         )
-
-
-def _shapes(output: object) -> list[tuple[int, ...]]:
-    return [tuple(tensor.shape) for tensor in tensors_in(output)]
 
 
 def _kept_blocks(model: LoadedModel, plan: PruningPlan) -> tuple[Block, ...]:

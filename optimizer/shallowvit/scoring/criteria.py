@@ -118,7 +118,6 @@ def _warnings(config: ScoreConfig, rows: tuple[BlockScore, ...]) -> tuple[str, .
     if not shares or min(shares) <= 0.99:
         return ()
     return (
-        f"entropy with {config.mantissa_bits} mantissa bits is saturated (at least {min(shares):.2%} of ln N in every "
-        f"block), so "
-        "its order is mostly counting noise; use --mantissa-bits 7",
+        f"entropy with {config.mantissa_bits} mantissa bits is saturated (at least {min(shares):.2%} of ln N in every block), "
+        "so its order is mostly counting noise; use --mantissa-bits 7",
     )
