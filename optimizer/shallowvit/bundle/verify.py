@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ..errors import ShallowvitError
 from ..files import hash_file
 from .manifest import SCHEMA_VERSION, Manifest
 from .write import Bundle
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = ["verify"]
 
 
-def verify(path: Path) -> Bundle:
+def verify(path: str | Path) -> Bundle:
     """Recheck the bundle at ``path`` and return it.
 
     Raises:
         ShallowvitError: names the first thing that is wrong.
     """
+    path = Path(path)
     manifest = _read_manifest(path)
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {"manifest.json"}
     for name, expected in manifest.files.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import shallowvit
@@ -18,8 +19,6 @@ from .manifest import SCHEMA_VERSION, File, Manifest
 from .readme import readme_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..exporting import ExportedOnnx
     from ..models import LoadedModel
 
@@ -39,7 +38,7 @@ class Bundle:
 
 def export(
     pruned: PrunedModel | LoadedModel,
-    out: Path,
+    out: str | Path,
     config: ExportConfig | None = None,
     *,
     data: str | None = None,
@@ -60,6 +59,7 @@ def export(
     """
     if not isinstance(pruned, PrunedModel):
         pruned = PrunedModel(pruned, plan(pruned))
+    out = Path(out)
     if data:
         check_dataset(data)
     with folder_when_whole(out, "export", force) as folder:

@@ -10,6 +10,7 @@ import copy
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,8 +22,6 @@ from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA
 from .stock import STOCK_FAMILIES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..models import LoadedModel
     from .plan import PruningPlan
     from .surgery import PrunedModel
@@ -42,7 +41,7 @@ class PrunedFolder:
     blocks_removed: int
 
 
-def save_pruned(pruned: PrunedModel, out: Path, *, force: bool = False) -> PrunedFolder:
+def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) -> PrunedFolder:
     """Write the pruned model to the folder ``out``, atomically.
 
     It is saved in its library's form if that library, asked to load it, gives bit-identical outputs; else in our own.
@@ -50,7 +49,7 @@ def save_pruned(pruned: PrunedModel, out: Path, *, force: bool = False) -> Prune
     Raises:
         ShallowvitError: ``out`` exists without ``force``, or can't be written.
     """
-    model, plan = pruned.model, pruned.plan
+    out, model, plan = Path(out), pruned.model, pruned.plan
     with folder_when_whole(out, "prune", force) as folder:
         stock = model.origin.family in STOCK_FAMILIES and model.recipe.get("stock", True)
         if stock:
