@@ -14,10 +14,9 @@ import copy
 import json
 from typing import Any
 
-from training import RESULTS, RUNS, FinetuneConfig, accuracy, append_row, finetune
-
 from shallowvit import LoadedModel, PlanConfig, ScoreConfig, load, plan, prune, score
 from shallowvit.scoring import CRITERIA
+from training import RESULTS, RUNS, FinetuneConfig, accuracy, append_row, finetune
 
 NAME = "demo_pruning"
 COUNTS = (3, 6, 9)
@@ -39,6 +38,14 @@ def skip_each_block(model: LoadedModel, seed: int) -> None:
         removed = "" if block is None else str(block)
         shallow = model if block is None else prune(model, plan(model, None, PlanConfig(remove=removed))).model
         append_row(NAME, {"kind": "skip", "seed": seed, "block": block, "test_top1": accuracy(shallow.module)})
+
+
+def score_blocks(model: LoadedModel, seed: int) -> None:
+    """Note the scores by every criterion, to set them against what skipping a block costs."""
+    if any(row["kind"] == "scores" and row["seed"] == seed for row in rows()):
+        return
+    scores = {name: [row.score for row in score(model, ScoreConfig(name, seed=seed)).blocks] for name in CRITERIA}
+    append_row(NAME, {"kind": "scores", "seed": seed, "scores": scores})
 
 
 def prune_and_finetune(model: LoadedModel, seed: int) -> None:
@@ -70,8 +77,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     for seed in parser.parse_args().seeds:
         source = f"hf:{RUNS / f'pretrained-{seed}'}"
-        skip_each_block(load(source), seed)
-        prune_and_finetune(load(source), seed)
+        model = load(source)
+        score_blocks(model, seed)
+        skip_each_block(model, seed)
+        prune_and_finetune(model, seed)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,7 @@ def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
     try:
         from matplotlib.figure import Figure
     except ImportError as err:
-        raise BenchError(
-            "draw_latencies: matplotlib is not installed here. Run: pip install matplotlib"
-        ) from err
+        raise BenchError("draw_latencies: matplotlib is not installed here. Run: pip install matplotlib") from err
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, (measurement, colour) in enumerate(zip(measured, _COLOURS, strict=False)):
@@ -40,7 +38,9 @@ def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
         median = statistics.median(samples)
         axes.ecdf(samples, color=colour, linewidth=2, label=f"{measurement.side} ({measurement.backend}), {len(samples)} runs")
         axes.plot([median], [0.5], "o", color=colour, markersize=7, markeredgecolor="white", zorder=3)
-        axes.annotate(f"{median:.3g} ms", (median, 0.5), (8, -14 * (index + 1)), textcoords="offset points", color=colour, weight="bold")
+        axes.annotate(
+            f"{median:.3g} ms", (median, 0.5), (8, -14 * (index + 1)), textcoords="offset points", color=colour, weight="bold"
+        )
     slowest = max(max(measurement.samples_ms) for measurement in measured)
     fastest = min(min(measurement.samples_ms) for measurement in measured)
     if slowest > 8 * fastest:  # a linear axis would press the fast side against the edge

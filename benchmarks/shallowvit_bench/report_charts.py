@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_accuracy", "draw_distributions", "draw_scores", "series_colour"]
 
 _WIDTH, _HEIGHT = 560, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 18, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 18, 40
 _SERIES = 4
 _LOGARITHMIC_FROM = 5  # slowest over fastest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MARKERS", "check_out", "folder_when_whole", "hash_file"]
 
-MARKERS = ("manifest.json", "shallowvit.json")  # a folder with one of these was written by this project
+MARKERS = ("manifest.json", "shallowvit.json")  # a folder with one of these, with our fields, was written by this project
 
 
 def check_out(out: Path, force: bool, stage: str) -> None:
@@ -32,11 +33,25 @@ def check_out(out: Path, force: bool, stage: str) -> None:
         return
     if not force:
         raise ShallowvitError(f"{stage}: {out} exists; choose another --out or replace it whole with --force")
-    ours = out.is_dir() and not out.is_symlink() and (not any(out.iterdir()) or any((out / name).is_file() for name in MARKERS))
-    if not ours:
+    if not _is_ours(out):
         raise ShallowvitError(
             f"{stage}: {out} exists and wasn't written by shallowvit, so --force leaves it; choose another --out"
         )
+
+
+def _is_ours(out: Path) -> bool:
+    if out.is_symlink() or not out.is_dir():
+        return False
+    return not any(out.iterdir()) or any(_has_our_fields(out / name) for name in MARKERS)
+
+
+def _has_our_fields(marker: Path) -> bool:
+    """Other programs write a manifest.json too; only ours has a schema version, a source and a plan."""
+    try:
+        content = json.loads(marker.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"schema_version", "source", "plan"} <= set(content)
 
 
 @contextmanager
@@ -84,7 +99,7 @@ def _take_place(beside: Path, out: Path, stage: str, force: bool) -> None:
         out.rename(old)
     try:
         beside.rename(out)
-    except OSError:
+    except BaseException:  # Ctrl-C between the two renames too
         if replaces:
             old.rename(out)
         raise

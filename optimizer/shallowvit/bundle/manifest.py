@@ -110,6 +110,7 @@ class Preprocessing(_Record):
     resize: dict[str, int] | None
     crop: dict[str, int] | None
     resample: str
+    crop_rounding: str = "down"
 
 
 class Parity(_Record):

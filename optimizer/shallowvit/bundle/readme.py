@@ -19,7 +19,7 @@ def readme_text(manifest: Manifest) -> str:
     )
     return f"""# {manifest.name}
 
-{source.architecture} from `{source.spec}`, {removed} ({plan.reason}).
+{source.architecture} from `{source.spec}`, {removed} (plan: {plan.reason}).
 
 | | |
 |---|---|

@@ -59,6 +59,10 @@ def export(
     from ..files import check_out
 
     check_out(out, force, "export")
+    if data:
+        from shallowvit_bench.datasets import check_dataset
+
+        check_dataset(data)
     from .. import bundle, models
     from . import printing
     from .prune import pruned_from_options

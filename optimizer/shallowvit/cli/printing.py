@@ -118,7 +118,7 @@ def scores_record(model: LoadedModel, scores: BlockScores) -> dict[str, Any]:
 def print_plan(plan: PruningPlan) -> None:
     """Say which blocks go, why, and what it saves."""
     blocks = ", ".join(map(str, plan.removed)) or "none"
-    print_line(f"removes {plan.reason}")
+    print_line(f"plan: {plan.reason}")
     print_line(f"  blocks {blocks} ({len(plan.kept)} of {len(plan.paths)} stay)")
     share = 1 - plan.flops_after / plan.flops_before if plan.flops_before else 0.0
     print_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ..errors import ShallowvitError
 from ..pruning.plan import PlanConfig
 from ..scoring.criteria import ScoreConfig
 from .options import Arch, Blocks, Criterion, Force, Json, Keep, MantissaBits, Out, PruneRatio, Quiet, Remove, Seed, Source
@@ -37,6 +38,8 @@ def prune(
     """
     score_config = ScoreConfig(criterion, mantissa_bits, seed)
     plan_config = PlanConfig(prune_ratio, remove, keep)
+    if plan_config == PlanConfig():
+        raise ShallowvitError("prune: nothing to remove; give --prune-ratio, --remove or --keep")
     from ..files import check_out
 
     check_out(out, force, "prune")

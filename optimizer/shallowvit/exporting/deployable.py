@@ -128,8 +128,8 @@ class _Preprocess(nn.Module):
         height, width = int(pixels.shape[-2]), int(pixels.shape[-1])
         resize, crop = self.settings.resize, self.settings.crop
         if resize and "shortest_edge" in resize:
-            share = resize["shortest_edge"] / min(height, width)
-            height, width = int(height * share), int(width * share)
+            edge, shortest = resize["shortest_edge"], min(height, width)
+            height, width = height * edge // shortest, width * edge // shortest  # in whole numbers: 49 * (1 / 49) is below 1
         elif resize:
             height, width = resize["height"], resize["width"]
         mode = self.settings.resample
@@ -137,7 +137,8 @@ class _Preprocess(nn.Module):
         pixels = nn.functional.interpolate(pixels, (height, width), mode=mode, **antialias)
         pixels = pixels.round().clamp(0, 255)  # image libraries resize to whole numbers
         if crop:
-            top, left = (height - crop["height"]) // 2, (width - crop["width"]) // 2
+            whole = round if self.settings.crop_rounding == "even" else int
+            top, left = whole((height - crop["height"]) / 2), whole((width - crop["width"]) / 2)
             pixels = pixels[..., top : top + crop["height"], left : left + crop["width"]]
         if tuple(pixels.shape[-2:]) != tuple(self.size):
             raise ShallowvitError(

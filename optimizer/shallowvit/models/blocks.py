@@ -55,7 +55,10 @@ def find_stacks(module: nn.Module, example: Mapping[str, Any], chosen: Sequence[
         ShallowvitError: no list qualifies, or a chosen path doesn't; the sentence says why for each list looked at.
     """
     lists = {path: child for path, child in module.named_modules() if _is_list(child, 1 if path in chosen else 2)}
-    for path in chosen:
+    for place, path in enumerate(chosen):
+        inside = next((other for other in chosen[:place] if path == other or _nested(path, other)), None)
+        if inside is not None:
+            raise ShallowvitError(f"load: --blocks names {path} beside {inside}, so some blocks would count twice; give one")
         if path not in lists:
             raise ShallowvitError(f"load: --blocks {path}: no ModuleList or Sequential with modules there; {_seen(lists)}")
     calls, counts, output_shapes = _observe(module, example, lists)
@@ -71,7 +74,7 @@ def find_stacks(module: nn.Module, example: Mapping[str, Any], chosen: Sequence[
         if path not in chosen and any(_nested(path, other.path) for other in stacks):
             continue
         children = list(lists[path].children())
-        flops = sum(counts.get(f"{root}.{path}.{name}", 0) for name, _ in lists[path].named_children())
+        flops = sum(counts.get(_joined(root, path, name), 0) for name, _ in lists[path].named_children())
         stacks.append(BlockStack(path, type(children[0]).__name__, len(children), sizes[path], flops))
     if not stacks:
         reasons = (
@@ -88,10 +91,15 @@ def _blocks(used: Iterable[BlockStack], lists: Mapping[str, nn.Module], counts: 
     blocks: list[Block] = []
     for stack in used:
         for position, (name, child) in enumerate(lists[stack.path].named_children()):
-            path = f"{stack.path}.{name}"
-            flops = counts.get(f"{root}.{path}", 0)
+            path = _joined(stack.path, name)
+            flops = counts.get(_joined(root, path), 0)
             blocks.append(Block(len(blocks), position, stack.path, path, stack.class_name, _parameters(child), flops))
     return blocks
+
+
+def _joined(*parts: str) -> str:
+    """Join module paths; a model that is itself the list of blocks has the path ""."""
+    return ".".join(part for part in parts if part)
 
 
 def _is_list(module: nn.Module, least: int) -> bool:
@@ -126,7 +134,7 @@ def _observe(
     try:
         with torch.no_grad(), counter:
             output = module(**example)
-    except (RuntimeError, ValueError, TypeError, IndexError) as err:
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError) as err:
         raise ShallowvitError(
             f"load: one forward of {type(module).__name__} with {_described(example)} failed: {err}. Give the model with "
             "example inputs it takes, as file.py:function returning (module, example)"

@@ -38,7 +38,9 @@ def delete_blocks(module: nn.Module, stack: str, kept: Sequence[int]) -> None:
                 if vars(part).get(attribute) == old:
                     setattr(part, attribute, new)
     parts = stack.split(".")
-    for depth in range(len(parts)):
+    # what stands above a list of stages (stages.2.blocks) counts stages, not blocks
+    inside = max((place + 1 for place, part in enumerate(parts) if part.isdecimal()), default=0)
+    for depth in range(inside, len(parts)):
         _mend_parent(module.get_submodule(".".join(parts[:depth])), length, kept)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def load_huggingface(source: str, spec: str) -> RawModel:
     config, cls = _config_and_class(transformers, source, spec)
     try:
         module, info = cls.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as err:
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as err:
         raise ShallowvitError(f"load: {spec}: transformers can't load it: {_first_line(err)}") from err
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
@@ -98,7 +99,7 @@ def _transformers(spec: str) -> Any:
 
 def _config_and_class(transformers: Any, source: str, spec: str) -> tuple[Any, Any]:
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as err:
         raise ShallowvitError(f"load: {spec}: transformers finds no configuration there: {_first_line(err)}") from err
     name = (config.architectures or [None])[0]

@@ -58,9 +58,10 @@ def load(source: str | Path, *, arch: str | None = None, blocks: Sequence[str] =
             raise ShallowvitError(
                 f"load: {spec} holds weights without a model. Say which with --arch hf:DIR, timm:NAME or module:function"
             )
+        state = read_state_dict(path)
         raw = _build(arch, untrained=True)
-        load_state(raw.module, read_state_dict(path), spec)
-    elif path.is_dir():
+        load_state(raw.module, state, spec)
+    elif path.is_dir() and spec not in FAMILIES:  # a folder that happens to be called demo is ./demo
         raw = _load_folder(path, spec, arch)
     elif arch is not None:
         raise ShallowvitError(f"load: --arch {arch} goes with a state-dict file or a pruned folder; {spec} is neither")
@@ -96,7 +97,7 @@ def _build(spec: str, *, untrained: bool) -> RawModel:
     family, colon, rest = spec.partition(":")
     if family in FAMILIES and (rest or family == "demo"):
         return FAMILIES[family](rest, spec, untrained)
-    if colon and rest.isidentifier():
+    if family and rest.isidentifier():
         return _load_callable(family, rest, spec)
     if Path(spec).suffix or "/" in spec:
         raise ShallowvitError(f"load: no file or folder {spec}. Check the path")
@@ -172,8 +173,11 @@ def _torchvision(rest: str, spec: str, untrained: bool) -> RawModel:
         resize={"shortest_edge": settings.resize_size[0]},
         crop={"height": size, "width": size},
         resample=settings.interpolation.value,
+        crop_rounding="even",
     )
     labels = tuple(default.meta["categories"])
+    if arguments.get("num_classes", len(labels)) != len(labels):  # another head than the one these are of
+        labels = None
     spec_ = InputSpec("x", "NCHW", (3, size, size), preprocessing)
     return RawModel(module, "torchvision", spec_, {"x": torch.zeros(1, 3, size, size)}, labels)
 

@@ -46,7 +46,8 @@ class BlockStack:
 class Preprocessing:
     """From uint8 frames to the model's floats: resize, centre crop, times ``rescale``, minus ``mean``, over ``std``.
 
-    ``frame_shape`` is the shape of one uint8 item that needs no resize: [T, H, W, C] or [H, W, C].
+    ``frame_shape`` is the shape of one uint8 item that needs no resize: [T, H, W, C] or [H, W, C]. ``crop_rounding`` is what
+    becomes of half a pixel in the crop's offset: ``down`` (transformers) or to ``even`` (torchvision, timm).
     """
 
     frame_shape: tuple[int, ...]
@@ -56,6 +57,7 @@ class Preprocessing:
     resize: dict[str, int] | None = None
     crop: dict[str, int] | None = None
     resample: str = "bilinear"
+    crop_rounding: str = "down"
 
 
 @dataclass(frozen=True)

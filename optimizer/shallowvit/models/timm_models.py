@@ -41,13 +41,17 @@ def load_timm(source: str, spec: str) -> RawModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module = timm.create_model(name, pretrained=pretrained, **arguments)
-    except (RuntimeError, TypeError, OSError, ValueError) as err:
+    except (RuntimeError, TypeError, OSError, ValueError, AssertionError) as err:
         raise ShallowvitError(f"load: {spec}: timm can't build it: {str(err).partition(chr(10))[0]}") from err
-    config: dict[str, Any] = timm.data.resolve_model_data_config(module)
+    arguments = {**getattr(module, "_model_args", {}), **arguments}
+    # the pretrained configuration goes on saying 224 and 3 when the model was built for another size
+    built = {key: arguments[key] for key in ("img_size", "in_chans") if key in arguments}
+    config: dict[str, Any] = timm.data.resolve_data_config(built, model=module)
     channels, height, width = config["input_size"]
-    input_spec = InputSpec("x", "NCHW", (channels, height, width), _preprocessing(config))
+    preprocessing = _preprocessing(config) if len(config["mean"]) == channels else None
+    input_spec = InputSpec("x", "NCHW", (channels, height, width), preprocessing)
     architecture = module.pretrained_cfg.get("architecture") or name
-    recipe = {"architecture": architecture, "arguments": {**getattr(module, "_model_args", {}), **arguments}}
+    recipe = {"architecture": architecture, "arguments": arguments}
     return RawModel(module, "timm", input_spec, {"x": torch.zeros(1, channels, height, width)}, None, folder, recipe)
 
 
@@ -83,4 +87,5 @@ def _preprocessing(config: dict[str, Any]) -> Preprocessing:
         resize=resize,
         crop={"height": height, "width": width},
         resample=config.get("interpolation", "bicubic"),
+        crop_rounding="even",
     )

@@ -88,15 +88,15 @@ def plan(model: LoadedModel, scores: BlockScores | None = None, config: PlanConf
             raise ShallowvitError("plan: --prune-ratio needs scores to rank the blocks by; score the model first")
         removed = sorted(scores.ascending[:number]) if scores is not None else []
         by = f" with the lowest {scores.criterion} score" if scores is not None and number else ""
-        reason = f"the {number} of {count} blocks{by} (prune ratio {config.prune_ratio:g})"
+        reason = f"remove the {number} of {count} blocks{by} (prune ratio {config.prune_ratio:g})"
     elif config.remove is not None:
         removed = parse_blocks(config.remove, count, "--remove")
-        reason = f"named by the user: remove {config.remove}"
+        reason = f"remove {config.remove}, named by the user"
     elif config.keep is not None:
         removed = sorted(set(range(count)) - set(parse_blocks(config.keep, count, "--keep")))
-        reason = f"named by the user: keep {config.keep}"
+        reason = f"keep {config.keep}, named by the user"
     else:
-        removed, reason = [], "nothing asked to be removed"
+        removed, reason = [], "every block stays"
     _check_stacks_stay(model, removed)
     gone = [block for block in model.blocks if block.index in removed]
     return PruningPlan(

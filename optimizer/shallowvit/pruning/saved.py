@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ..files import folder_when_whole
 from ..models.outputs import tensors_in
-from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA
+from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA, read_lineage
 from .stock import STOCK_FAMILIES
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
             "stock": stock,
             "source": asdict(model.origin),
             "plan": asdict(plan),
-            "removed": _removed_positions(plan),
+            "removed": _removed_positions(plan) if stock else _since_unpruned(model, _removed_positions(plan)),
         }
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n")
     return PrunedFolder(out, stock, _reload_line(model, out, stock), len(plan.removed))
@@ -77,10 +77,30 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
 
 def _reload_line(model: LoadedModel, out: Path, stock: bool) -> str:
     if not stock:
-        return f"shallowvit.load({str(out)!r}, arch={model.origin.arch or model.origin.spec!r})"
+        return f"shallowvit.load({str(out)!r}, arch={_arch(model)!r})"
     if model.origin.family == "timm":
         return f"timm.create_model({f'local-dir:{out}'!r}, pretrained=True)"
     return f"transformers.{model.origin.architecture}.from_pretrained({str(out)!r})"
+
+
+def _arch(model: LoadedModel) -> str:
+    """What builds the unpruned model again: a plain folder of transformers needs its prefix there."""
+    spec = model.origin.arch or model.origin.spec
+    prefix = {"transformers": "hf", "timm": "timm"}.get(model.origin.family)
+    return f"{prefix}:{spec}" if prefix and model.folder is not None and spec == str(model.folder) else spec
+
+
+def _since_unpruned(model: LoadedModel, removed: dict[str, Any]) -> dict[str, Any]:
+    """Count the kept positions in the model that ``arch`` builds, if this one was itself such a pruned folder."""
+    if model.folder is None or not (model.folder / LINEAGE_FILE).is_file() or (model.folder / "config.json").is_file():
+        return removed
+    before = read_lineage(model.folder)["removed"]
+    return before | {
+        stack: {"length": before[stack]["length"], "kept": [before[stack]["kept"][place] for place in now["kept"]]}
+        if stack in before
+        else now
+        for stack, now in removed.items()
+    }
 
 
 def _removed_positions(plan: PruningPlan) -> dict[str, Any]:
