@@ -2,9 +2,9 @@
 
     python benchmarks/whole_line.py [--rounds 3]
 
-Exports the demo model and a VideoMAE-B with random weights (ViT-B, 16 frames of 224 x 224; speed doesn't depend on the weights),
-each as a process of its own, timed from outside, then benches the shallow VideoMAE-B against the full one, in alternation in one
-process. Rows go to ``benchmarks/results/whole_line.jsonl``.
+Exports the demo model and a VideoMAE-B with random weights (ViT-B, 16 frames of 224 x 224; speed doesn't depend on the
+weights), each as a process of its own, timed from outside, then benches the shallow VideoMAE-B against the full one, in
+alternation in one process. Rows go to ``benchmarks/results/whole_line.jsonl``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python benchmarks/demo_model/study.py [--seeds 0 1 2]
 
-Starts from ``runs/demo/pretrained-SEED`` (``finetune.py``). First each block is skipped alone, without retraining; then 3, 6 and
-9 of the 12 blocks are removed. A row a measurement goes to ``benchmarks/results/demo_pruning.jsonl``; what stands there is not
-measured again, so a run that was killed goes on. Two criteria that name the same blocks share one training, and both get a row.
+Starts from ``runs/demo/pretrained-SEED`` (``finetune.py``). First each block is skipped alone, without retraining; then 3, 6
+and 9 of the 12 blocks are removed. A row a measurement goes to ``benchmarks/results/demo_pruning.jsonl``; what stands there is
+not measured again, so a run that was killed goes on. Two criteria that name the same blocks share one training, and both get a
+row.
 """
 
 from __future__ import annotations
