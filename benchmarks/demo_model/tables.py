@@ -81,8 +81,8 @@ def _skipping() -> str:
     return (
         "\n### One block skipped, nothing retrained\n\nPoints of top-1 lost on the test clips.\n\n"
         + _table(["block", *heads, "mean"], lines)
-        + "\nSpearman's rank correlation of each criterion's score with that loss (+1: it ranks the blocks as the loss
-        does):\n\n" + _table(["criterion", *heads], agreement)
+        + "\nSpearman's rank correlation of each criterion's score with that loss (+1: the same order):\n\n"
+        + _table(["criterion", *heads], agreement)
     )
 
 
@@ -102,13 +102,12 @@ def _pruning() -> str:
     return (
         "\n### Pruned by each criterion\n\n"
         f"All blocks, no retraining: {_share([row['zero_shot_top1'] for row in whole])}; all blocks after the same short "
-        f"finetuning "
-        f"as below: {_share([row['finetuned_top1'] for row in whole])}.\n\n"
+        f"finetuning as below: {_share([row['finetuned_top1'] for row in whole])}.\n\n"
         "At once (zero-shot):\n\n"
         + _table(["criterion", *heads], ([name, *cells(name, "zero_shot_top1")] for name in names))
-        + f"\nAfter {short['epochs']} epoch of finetuning on {short['clips']:,} clips (learning rate
-        {short['learning_rate']:g}):\n\n" + _table(["criterion", *heads], ([name, *cells(name, "finetuned_top1")] for name in
-    names)) )
+        + f"\nAfter {short['epochs']} epoch on {short['clips']:,} clips (learning rate {short['learning_rate']:g}):\n\n"
+        + _table(["criterion", *heads], ([name, *cells(name, "finetuned_top1")] for name in names))
+    )
 
 
 def main() -> None:
