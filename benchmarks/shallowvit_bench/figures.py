@@ -8,7 +8,10 @@ from typing import Any
 
 from .percentiles import runs_needed
 
-__all__ = ["FIGURES", "Figure"]
+__all__ = ["FIGURES", "Figure", "busy_text", "text_from_ms"]
+
+
+_BUSY = 0.5  # load per core
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,19 @@ class Figure:
 
     title: str
     text: Callable[[Mapping[str, Any]], str]
+
+
+def text_from_ms(latency_ms: float) -> str:
+    """Return a latency with three figures, as labels in charts want it."""
+    return f"{latency_ms:,.0f} ms" if latency_ms >= 1000 else f"{latency_ms:.3g} ms"
+
+
+def busy_text(conditions: Mapping[str, Any]) -> str:
+    """Return a warning when something else was using the cores before the start, else ""."""
+    load, cores = conditions.get("load_average"), conditions.get("cores")
+    if load is None or not cores or load < _BUSY * cores:
+        return ""
+    return f"busy before the start (load {load:g} on {cores} cores), so latencies are likely too high; measure again when idle"
 
 
 def _number(key: str, form: str) -> Callable[[Mapping[str, Any]], str]:

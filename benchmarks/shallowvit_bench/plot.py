@@ -7,6 +7,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from .errors import BenchError
+from .figures import text_from_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,25 +34,32 @@ def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
         raise BenchError("draw_latencies: matplotlib is not installed here. Run: pip install matplotlib") from err
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    for index, (measurement, colour) in enumerate(zip(measured, _COLOURS, strict=False)):
-        samples = sorted(measurement.samples_ms)
-        median = statistics.median(samples)
-        axes.ecdf(samples, color=colour, linewidth=2, label=f"{measurement.side} ({measurement.backend}), {len(samples)} runs")
-        axes.plot([median], [0.5], "o", color=colour, markersize=7, markeredgecolor="white", zorder=3)
-        axes.annotate(
-            f"{median:.3g} ms", (median, 0.5), (8, -14 * (index + 1)), textcoords="offset points", color=colour, weight="bold"
-        )
     slowest = max(max(measurement.samples_ms) for measurement in measured)
     fastest = min(min(measurement.samples_ms) for measurement in measured)
     if slowest > 8 * fastest:  # a linear axis would press the fast side against the edge
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    for index, (measurement, colour) in enumerate(zip(measured, _COLOURS, strict=False)):
+        samples = sorted(measurement.samples_ms)
+        axes.ecdf(samples, color=colour, linewidth=2, label=f"{measurement.side}, {measurement.backend}, {len(samples)} runs")
+        median = statistics.median(samples)
+        axes.plot([median], [0.5], "o", color=colour, markersize=7, markeredgecolor="white", zorder=3)
+        at_right = median > 0.5 * slowest
+        axes.annotate(
+            text_from_ms(median),
+            (median, 0.5),
+            (-8 if at_right else 8, -14 * (index + 1)),
+            textcoords="offset points",
+            ha="right" if at_right else "left",
+            color=colour,
+            weight="bold",
+        )
     axes.set_xlabel(f"latency of a batch of {measured[0].batch}, ms")
     axes.set_ylabel("share of runs at or below")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper left", ncols=2)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         figure.savefig(beside, dpi=130, format="png")

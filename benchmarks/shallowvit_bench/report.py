@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bundles import BundleInfo, read_bundle
 from .errors import BenchError
-from .figures import FIGURES
+from .figures import FIGURES, busy_text
 from .measurement import read_rows
 from .report_charts import draw_accuracy, draw_distributions, draw_scores, series_colour
 
@@ -214,6 +214,8 @@ def _measured_part(rows: Sequence[_Row], count: int) -> str:
             lines.append([figure.title, *cells])
     parts.append(_table(["", *(_side_text(row) for row in rows)], lines, set(range(1, len(rows) + 1))))
     parts += [f"<p class=failed>{escape(row['side'])} failed: {escape(row['reason'])}</p>" for row in rows if row.get("reason")]
+    busy = dict.fromkeys(f"{row['side']}: {text}" for row in rows if (text := busy_text(row["conditions"])))
+    parts += [f"<p class=failed>{escape(text)}</p>" for text in busy]
     if count > len(rows):
         parts.append(f"<p class=soft>{count - len(rows)} older rows of the same sides are not shown.</p>")
     return "".join(parts)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from .figures import text_from_ms
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -83,7 +85,7 @@ def draw_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         parts.append(f'<circle cx="{at:.1f}" cy="{y(row["top1"]):.1f}" r="6" fill="{colour}"/>')
         anchor, shift = ("end", -11) if latency > 0.6 * x.high else ("start", 11)
-        parts.append(_text(at + shift, y(row["top1"]) + 4, f"{row['top1']:.1%} at {latency:.3g} ms", "value", anchor))
+        parts.append(_text(at + shift, y(row["top1"]) + 4, f"{row['top1']:.1%} at {text_from_ms(latency)}", "value", anchor))
     return _svg(parts, "top-1 accuracy over median latency")
 
 
@@ -111,7 +113,7 @@ def draw_distributions(rows: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f'<circle cx="{at:.1f}" cy="{y(0.5):.1f}" r="5" fill="{colour}"/>')
         anchor, shift = ("end", -9) if at > 0.75 * _WIDTH else ("start", 9)
         # one line further down per side, so that close medians can both be read
-        parts.append(_text(at + shift, y(0.5) + 17 * (index + 1), f"{median:.3g} ms", "value", anchor, colour))
+        parts.append(_text(at + shift, y(0.5) + 17 * (index + 1), text_from_ms(median), "value", anchor, colour))
     return _svg(parts, "share of runs at or below each latency")
 
 

@@ -22,6 +22,8 @@ def verify(path: str | Path) -> Bundle:
     path = Path(path)
     manifest = _read_manifest(path)
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {"manifest.json"}
+    if "model.onnx" not in manifest.files:
+        raise ShallowvitError(f"verify: {path / 'manifest.json'} names no model.onnx; copy the bundle again")
     for name, expected in manifest.files.items():
         file = path / name
         if name not in present:

@@ -108,7 +108,7 @@ def _print_table(measurements: tuple[Measurement, ...], rows: Path, plot: Path |
     from rich.console import Console
     from rich.table import Table
 
-    from shallowvit_bench.figures import FIGURES
+    from shallowvit_bench.figures import FIGURES, busy_text
 
     console = Console()
     shared = measurements[0]
@@ -124,5 +124,7 @@ def _print_table(measurements: tuple[Measurement, ...], rows: Path, plot: Path |
     for measurement in measurements:
         if measurement.reason:
             console.print(f"{measurement.side} failed: {measurement.reason}", markup=False, soft_wrap=True)
+    if text := busy_text(vars(shared.conditions)):
+        console.print(text, markup=False, soft_wrap=True)
     written: list[Any] = [rows, *([plot] if plot else [])]
     console.print("wrote " + " and ".join(map(str, written)), markup=False, soft_wrap=True)

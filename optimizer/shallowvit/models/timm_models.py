@@ -25,6 +25,7 @@ def load_timm(source: str, spec: str) -> RawModel:
     """
     try:
         import timm
+        from timm.layers import to_2tuple
     except ModuleNotFoundError as err:
         raise MissingDependencyError(f"load: {spec}", "timm", "timm") from err
     name, arguments = parse_query(source)
@@ -45,9 +46,10 @@ def load_timm(source: str, spec: str) -> RawModel:
         raise ShallowvitError(f"load: {spec}: timm can't build it: {str(err).partition(chr(10))[0]}") from err
     arguments = {**getattr(module, "_model_args", {}), **arguments}
     # the pretrained configuration goes on saying 224 and 3 when the model was built for another size
-    built = {key: arguments[key] for key in ("img_size", "in_chans") if key in arguments}
-    config: dict[str, Any] = timm.data.resolve_data_config(built, model=module)
-    channels, height, width = config["input_size"]
+    channels, height, width = timm.data.resolve_model_data_config(module)["input_size"]
+    height, width = to_2tuple(arguments.get("img_size") or (height, width))
+    channels = arguments.get("in_chans") or channels
+    config: dict[str, Any] = timm.data.resolve_model_data_config(module, {"input_size": (channels, height, width)})
     preprocessing = _preprocessing(config) if len(config["mean"]) == channels else None
     input_spec = InputSpec("x", "NCHW", (channels, height, width), preprocessing)
     architecture = module.pretrained_cfg.get("architecture") or name

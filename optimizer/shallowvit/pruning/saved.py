@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..files import folder_when_whole
@@ -22,6 +25,7 @@ from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA, read_lineage
 from .stock import STOCK_FAMILIES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from ..models import LoadedModel
     from .plan import PruningPlan
     from .surgery import PrunedModel
@@ -50,7 +54,7 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
         ShallowvitError: ``out`` exists without ``force``, or can't be written.
     """
     out, model, plan = Path(out), pruned.model, pruned.plan
-    with folder_when_whole(out, "prune", force) as folder:
+    with folder_when_whole(out, "prune", force) as folder, _as_oserror():
         stock = model.origin.family in STOCK_FAMILIES and model.recipe.get("stock", True)
         if stock:
             _write_stock(model, folder)
@@ -73,6 +77,18 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
         }
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n")
     return PrunedFolder(out, stock, _reload_line(model, out, stock), len(plan.removed))
+
+
+@contextmanager
+def _as_oserror() -> Iterator[None]:
+    """Safetensors tells of a full disk in the text of its own error only."""
+    try:
+        yield
+    except SafetensorError as err:
+        code = re.search(r"os error (\d+)", str(err))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), str(err)) from err
 
 
 def _reload_line(model: LoadedModel, out: Path, stock: bool) -> str:

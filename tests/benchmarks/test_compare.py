@@ -1,0 +1,150 @@
+import json
+import os
+from functools import partial
+
+import numpy as np
+import pytest
+from tiny_bundles import write_bundle
+
+from shallowvit_bench.bundles import read_bundle
+from shallowvit_bench.cold_start import _peak_mib, measure_cold_start
+from shallowvit_bench.compare import bench, side_from_bundle
+from shallowvit_bench.conditions import read_conditions
+from shallowvit_bench.config import BenchConfig
+from shallowvit_bench.datasets import open_dataset
+from shallowvit_bench.errors import BenchError
+from shallowvit_bench.measurement import append_rows, read_rows, row_from_measurement
+from shallowvit_bench.plot import draw_latencies
+from shallowvit_bench.runners import open_onnxruntime
+
+QUICK = BenchConfig(batch=2, max_runs=20, threads=1)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    infos = [read_bundle(write_bundle(folder / name, seed=seed)) for seed, name in enumerate(("ours", "other"))]
+    np.savez(folder / "clips.npz", frames=np.zeros((40, 8, 16, 16, 3), np.uint8), labels=np.arange(40))
+    data = [open_dataset(str(folder / "clips.npz"), info) for info in infos]
+    return bench([side_from_bundle(info, 1) for info in infos], QUICK, data)
+
+
+def test_bench_keeps_every_sample_of_both_sides(measured):
+    assert [(m.status, m.runs, len(m.samples_ms)) for m in measured] == [("ok", 20, 20)] * 2
+    assert measured[0].min_ms == pytest.approx(min(measured[0].samples_ms), abs=1e-5)
+
+
+def test_bench_leaves_out_unsupported_percentiles(measured):
+    assert measured[0].p50_ms is not None
+    assert (measured[0].p90_ms, measured[0].p99_ms) == (None, None)
+
+
+def test_bench_gives_the_first_side_the_ratio_of_medians(measured):
+    ours, other = measured
+    assert ours.speedup == pytest.approx(other.p50_ms / ours.p50_ms, rel=1e-4)
+    assert ours.speedup_low <= ours.speedup_high
+    assert ours.ideal_speedup == 1.0
+    assert (ours.against, other.speedup) == ("other", None)
+
+
+def test_bench_measures_accuracy_and_agreement(measured):
+    assert (measured[0].data, measured[0].items) == ("clips.npz", 40)
+    assert measured[0].top1 == pytest.approx(1 / 40)  # all clips are alike and each has another label
+    assert measured[0].agreement in (0.0, 1.0)
+
+
+def test_bench_measures_memory_and_load_in_a_fresh_process(measured):
+    assert measured[0].load_ms > 0
+    assert measured[0].first_ms > 0
+    assert measured[0].peak_mib is None or measured[0].peak_mib > 10
+
+
+def test_bench_makes_a_row_of_a_failed_side_and_measures_the_other(bundle, tmp_path):
+    broken = read_bundle(write_bundle(tmp_path / "broken"))
+    broken.model_path.write_bytes(b"no graph")
+    results = bench([side_from_bundle(read_bundle(bundle), 1), side_from_bundle(broken, 1)], QUICK)
+    assert [result.status for result in results] == ["ok", "failed"]
+    assert "could not load" in results[1].reason
+    assert (results[0].runs, results[0].speedup, results[1].runs) == (20, None, None)
+
+
+@pytest.mark.parametrize("name", ["batch", "max_runs", "max_seconds", "threads", "accuracy_batch"])
+def test_bench_config_rejects_zero(name):
+    with pytest.raises(BenchError, match=rf"bench: {name} is 0; it must be above 0"):
+        BenchConfig(**{name: 0})
+
+
+def test_append_rows_adds_lines_that_read_rows_returns(measured, tmp_path):
+    append_rows(tmp_path / "rows.jsonl", measured)
+    append_rows(tmp_path / "rows.jsonl", measured[:1])
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert [row["side"] for row in rows] == ["ours", "other", "ours"]
+    assert rows[0] == json.loads(json.dumps(row_from_measurement(measured[0])))
+    assert "samples_ms" not in row_from_measurement(measured[0], samples=False)
+
+
+def test_append_rows_says_when_it_cannot_write(measured, tmp_path):
+    with pytest.raises(BenchError, match=r"append_rows: could not write"):
+        append_rows(tmp_path, measured)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no rows"),
+        ("{}", "line 1 of .* is no row of shallowvit bench: it lacks batch"),
+        ("{", "line 1 of .* is not JSON"),
+    ],
+)
+def test_read_rows_names_the_line(tmp_path, text, message):
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(BenchError, match=message):
+        read_rows(tmp_path / "rows.jsonl")
+
+
+def test_read_rows_rejects_a_missing_file(tmp_path):
+    with pytest.raises(BenchError, match=r"read_rows: no file"):
+        read_rows(tmp_path / "gone.jsonl")
+
+
+def test_draw_latencies_writes_a_png(measured, tmp_path):
+    assert draw_latencies(measured, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert os.listdir(tmp_path) == ["plot.png"]
+
+
+def test_draw_latencies_says_when_it_cannot_write(measured, tmp_path):
+    with pytest.raises(BenchError, match=r"draw_latencies: could not write"):
+        draw_latencies(measured, tmp_path / "gone" / "plot.png")
+
+
+def test_measure_cold_start_says_when_the_process_died():
+    with pytest.raises(BenchError, match=r"the process that loaded the model died: exit code 7"):
+        measure_cold_start(partial(os._exit, 7), np.zeros(1))
+
+
+def test_measure_cold_start_passes_on_why_loading_failed(tmp_path):
+    with pytest.raises(BenchError, match=r"open_onnxruntime: no file"):
+        measure_cold_start(partial(open_onnxruntime, tmp_path / "gone.onnx", 1), np.zeros(1))
+
+
+def test_peak_mib_reads_the_high_water_mark(tmp_path):
+    (tmp_path / "status").write_text("Name:\tx\nVmPeak:\t  9 kB\nVmHWM:\t  20480 kB\n")
+    assert _peak_mib(tmp_path / "status") == 20
+    assert _peak_mib(tmp_path / "gone") is None
+
+
+def test_read_conditions_prefers_the_boards_name(tmp_path):
+    (tmp_path / "proc" / "device-tree").mkdir(parents=True)
+    (tmp_path / "proc" / "device-tree" / "model").write_text("NVIDIA Jetson AGX Orin Developer Kit\0")
+    (tmp_path / "proc" / "loadavg").write_text("0.52 0.58 0.59 1/257 12345\n")
+    conditions = read_conditions(2, tmp_path)
+    assert (conditions.device, conditions.load_average) == ("NVIDIA Jetson AGX Orin Developer Kit", 0.52)
+
+
+def test_read_conditions_falls_back_to_the_cpu_and_guesses_nothing(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text("processor\t: 0\nmodel name\t: AMD EPYC\n")
+    conditions = read_conditions(None, tmp_path)
+    assert conditions.device == "AMD EPYC"
+    assert (conditions.governor, conditions.load_average, conditions.threads) == (None, None, None)
