@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint types unit docs clean
 
 $(READY): pyproject.toml
+	@echo 'Setting up $(VENV): a few minutes and about 6 GB, most of it PyTorch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[transformers,timm,dev]'

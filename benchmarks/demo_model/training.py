@@ -100,8 +100,8 @@ class FinetuneConfig:
     """How a classifier is finetuned, from the pretrained encoder, from scratch, or again after pruning."""
 
     seed: int = 0
-    clips: int = 8_000
-    epochs: int = 10
+    clips: int = 40_000
+    epochs: int = 3
     batch: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.05

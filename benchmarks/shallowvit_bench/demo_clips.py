@@ -21,7 +21,7 @@ CLIP_SHAPE = (_FRAMES, _SIZE, _SIZE, 3)
 _DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns) per frame
 LABELS = tuple(f"{digit} moving {direction}" for digit in range(10) for direction in _DIRECTIONS)
 _FIRST_TEST_IMAGE = 1400  # images from here on are seen by no training clip
-_SPLITS = {"train": (20_000, 1), "test": (2_000, 2)}  # clips in the split, seed
+_SPLITS = {"train": (40_000, 1), "test": (2_000, 2)}  # clips in the split, seed
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Clips:
 
 
 def demo_clips(split: str, count: int | None = None) -> Clips:
-    """Return the first ``count`` clips (all by default) of the fixed split ``train`` (20,000) or ``test`` (2,000).
+    """Return the first ``count`` clips (all by default) of the fixed split ``train`` (40,000) or ``test`` (2,000).
 
     Raises:
         ValueError: the split is unknown or holds fewer than ``count`` clips.

@@ -1,6 +1,6 @@
-"""Turn the result rows of the demo model into the tables of ``docs/demo-model.md``, between its two marks.
+"""Turn result rows into the tables of ``docs/demo-model.md`` and ``docs/measured.md``, between the marks in each.
 
-    python benchmarks/demo_model/tables.py
+    python benchmarks/tables.py
 
 Reads rows only, so the tables say what was measured. A spread is the sample standard deviation over seeds.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from scipy.stats import spearmanr
@@ -17,8 +17,7 @@ from scipy.stats import spearmanr
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "demo-model.md"
+ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
 
 
@@ -27,8 +26,8 @@ def read(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / "benchmarks" / "results" / f"{name}.jsonl").read_text().splitlines()]
 
 
-def tables() -> str:
-    """Return the tables as Markdown."""
+def demo_tables() -> str:
+    """Return the tables of the demo model as Markdown."""
     return "\n".join([_training(), _skipping(), _pruning()])
 
 
@@ -46,6 +45,7 @@ def _table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 def _training() -> str:
     pretraining = read("demo_pretraining")[-1]
     rows = read("demo_finetuning")
+    rows = [row for row in rows if (row["clips"], row["epochs"]) == (rows[-1]["clips"], rows[-1]["epochs"])]
     lines = []
     for start, text in (("pretrained", "pretrained by masking"), ("scratch", "random weights")):
         own = [row for row in rows if row["start"] == start]
@@ -55,6 +55,7 @@ def _training() -> str:
         "### Pretraining and finetuning\n\n"
         f"Pretraining: {pretraining['steps']:,} steps of {pretraining['batch']} clips; the loss over hidden patches fell from "
         f"{losses[0]:.4f} (step 50) to {pretraining['test_loss']:.4f} (on test clips).\n\n"
+        f"Finetuning: {rows[-1]['epochs']} epochs of {rows[-1]['clips']:,} labelled clips, batch {rows[-1]['batch']}.\n\n"
         + _table(["finetuned from", "top-1 on 2,000 test clips", "seeds"], lines)
     )
 
@@ -110,11 +111,55 @@ def _pruning() -> str:
     )
 
 
-def main() -> None:
-    """Rewrite the part of the page between the marks."""
-    text = PAGE.read_text()
+def line_tables() -> str:
+    """Return the tables of the whole line: exports from outside, and the shallow model against the full one."""
+    rows = read("whole_line")
+    exports = [row for row in rows if row["kind"] == "export"]
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in exports):
+        own = [row for row in exports if row["model"] == model]
+        seconds = [row["seconds"] for row in own]
+        peak, error = max(row["peak_mib"] for row in own), max(row["parity"]["relative_error"] for row in own)
+        spread = f"{median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
+        lines.append([model, str(len(own)), spread, f"{peak:,}", f"{error:.1e}"])
+    benches = [row["measurements"] for row in rows if row["kind"] == "bench"]
+    speeds = [
+        [
+            f"{half['p50_ms']:,.0f} ms",
+            f"{full['p50_ms']:,.0f} ms",
+            f"{half['speedup']:.2f}x ({half['speedup_low']:.2f} to {half['speedup_high']:.2f})",
+            f"{half['ideal_speedup']:.2f}x",
+            f"{half['runs']}",
+            f"{half['peak_mib']:,.0f} / {full['peak_mib']:,.0f}",
+        ]
+        for half, full in benches
+    ]
+    conditions = rows[-1]["conditions"]
+    versions = ", ".join(f"{key} {conditions[key]}" for key in ("python", "onnxruntime", "torch") if conditions.get(key))
+    return (
+        "### Export of half the blocks, as a process of its own\n\n"
+        + _table(["model", "runs", "wall seconds, median (range)", "peak MiB", "relative error, worst"], lines)
+        + "\n### VideoMAE-B: six of twelve blocks against twelve\n\nMedians of one clip in onnxruntime; each line is a run of "
+        "`shallowvit bench` with both sides in alternation.\n\n"
+        + _table(["6 blocks", "12 blocks", "speed-up (over rounds)", "ideal", "timed runs a side", "peak MiB"], speeds)
+        + f"\nTaken on {conditions['device']}, {conditions['cores']} cores; {versions}.\n"
+    )
+
+
+PAGES = {"demo-model.md": demo_tables, "measured.md": line_tables}
+
+
+def rewritten(page: str) -> str:
+    """Return a page of ``docs/`` with its tables made anew."""
+    text = (ROOT / "docs" / page).read_text()
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    PAGE.write_text(before + BEGIN + tables() + END + after)
+    return before + BEGIN + PAGES[page]() + END + after
+
+
+def main() -> None:
+    """Rewrite the part of each page between the marks."""
+    for page in PAGES:
+        (ROOT / "docs" / page).write_text(rewritten(page))
 
 
 if __name__ == "__main__":
