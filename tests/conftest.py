@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import shallowvit
-from shallowvit import PlanConfig
+from shallowvit import ExportConfig, PlanConfig
+from shallowvit.exporting import Precision
 
 # A network that is absent must fail at once, not after the retries of a hub's client.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -74,6 +75,21 @@ def pruned_video(video_model):
 def bundle(pruned_video, tmp_path_factory):
     """A bundle with the defaults. Copy it before changing anything in it."""
     return shallowvit.export(pruned_video, tmp_path_factory.mktemp("bundles") / "small")
+
+
+@pytest.fixture(scope="session")
+def image_bundle(tmp_path_factory):
+    """A bundle of an image model in fp16 that takes uint8 frames of another size than the model's own."""
+    model = shallowvit.load("timm:vit_tiny_patch16_224?img_size=32&depth=3&embed_dim=48&num_heads=3&num_classes=5")
+    pruned = shallowvit.prune(model, shallowvit.plan(model, config=PlanConfig(remove="1")))
+    config = ExportConfig(Precision.FP16, embed_preprocessing=True, frame_size=(48, 41))
+    return shallowvit.export(pruned, tmp_path_factory.mktemp("bundles") / "image", config)
+
+
+@pytest.fixture(scope="session")
+def torchvision_model():
+    """The smallest model there whose blocks are found (28 million parameters, so one for all tests)."""
+    return shallowvit.load("torchvision:convnext_tiny?num_classes=3")
 
 
 @pytest.fixture(scope="session")

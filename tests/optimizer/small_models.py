@@ -35,13 +35,6 @@ class Stacked(nn.Module):
         return self.head(x)
 
 
-class PassThrough(nn.Module):
-    """Stand in a block's place and give back what it was given."""
-
-    def forward(self, hidden, *_args, **_kwargs):
-        return hidden
-
-
 def loaded(module, example=None, blocks=(), seed=None):
     """A ``LoadedModel`` of a module, without a source on disk."""
     example = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0)) if example is None else example
@@ -69,6 +62,10 @@ def bypassed(model, removed):
     """A copy of a loaded model's whole module in which the removed blocks pass their input through."""
     module = copy.deepcopy(model.module)
     for index in removed:
-        parent, _, name = model.blocks[index].path.rpartition(".")
-        module.get_submodule(parent)._modules[name] = PassThrough()
+        # still of its class, since transformers finds the states to return by the class
+        module.get_submodule(model.blocks[index].path).forward = _pass_through
     return module
+
+
+def _pass_through(hidden, *_args, **_kwargs):
+    return hidden

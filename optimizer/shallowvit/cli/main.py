@@ -24,6 +24,8 @@ COMMANDS = {
     "report": ("shallowvit.cli.report", "Write one HTML page about bundles and their measurements."),
 }
 
+_INTERRUPTED = 130  # typer turns Ctrl-C into this exit code by itself, without a word
+
 
 def main() -> None:
     """Run the command line."""
@@ -37,9 +39,11 @@ def main() -> None:
     except (ShallowvitError, BenchError) as err:
         sys.stderr.write(f"shallowvit: {err}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+            raise
         sys.stderr.write("shallowvit: interrupted; nothing was left half-written\n")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 def _app(asked: str | None) -> typer.Typer:
@@ -57,14 +61,20 @@ def _app(asked: str | None) -> typer.Typer:
     return app
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from .. import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Take what stands before the command; a version asked for has been printed by now."""
 
 
 def _stand_in() -> None:

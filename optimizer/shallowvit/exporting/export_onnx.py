@@ -65,7 +65,8 @@ def _graph_input(model: LoadedModel, config: ExportConfig) -> GraphInput:
 def _output_name(model: LoadedModel) -> str:
     """``logits`` of a classifier, else ``features``."""
     head = getattr(model.module, "num_classes", 0) or hasattr(getattr(model.module, "config", None), "id2label")
-    classifies = model.labels is not None or (isinstance(head, int) and head > 0 and model.origin.family in ("timm", "torchvision"))
+    known = model.origin.family in ("timm", "torchvision")
+    classifies = model.labels is not None or (isinstance(head, int) and head > 0 and known)
     return "logits" if classifies or model.origin.architecture.endswith("Classification") else "features"
 
 

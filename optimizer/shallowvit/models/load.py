@@ -94,7 +94,7 @@ def loaded_from_module(raw: RawModel, spec: str, arch: str | None, blocks: Seque
 
 def _build(spec: str, *, untrained: bool) -> RawModel:
     """Build by the family that the text before the colon names; anything else before a colon is a module or a file."""
-    family, colon, rest = spec.partition(":")
+    family, _, rest = spec.partition(":")
     if family in FAMILIES and (rest or family == "demo"):
         return FAMILIES[family](rest, spec, untrained)
     if family and rest.isidentifier():
@@ -175,9 +175,8 @@ def _torchvision(rest: str, spec: str, untrained: bool) -> RawModel:
         resample=settings.interpolation.value,
         crop_rounding="even",
     )
-    labels = tuple(default.meta["categories"])
-    if arguments.get("num_classes", len(labels)) != len(labels):  # another head than the one these are of
-        labels = None
+    names = tuple(default.meta["categories"])
+    labels = names if arguments.get("num_classes", len(names)) == len(names) else None  # of another head than these are of
     spec_ = InputSpec("x", "NCHW", (3, size, size), preprocessing)
     return RawModel(module, "torchvision", spec_, {"x": torch.zeros(1, 3, size, size)}, labels)
 

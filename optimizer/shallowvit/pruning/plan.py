@@ -119,7 +119,7 @@ def count_from_ratio(prune_ratio: float, blocks: int) -> int:
     Raises:
         ShallowvitError: a ratio above 0 that would remove none, or a ratio that would remove all.
     """
-    exact = round(prune_ratio * blocks, 9)  # 0.35 * 10 is 3.4999999999999996
+    exact = round(prune_ratio * blocks, 9)  # 0.14 * 25 is 3.5000000000000004
     number = math.ceil(exact - 0.5)
     if prune_ratio > 0 and number == 0:
         raise ShallowvitError(

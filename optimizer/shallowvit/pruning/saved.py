@@ -26,6 +26,7 @@ from .stock import STOCK_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from ..models import LoadedModel
     from .plan import PruningPlan
     from .surgery import PrunedModel
