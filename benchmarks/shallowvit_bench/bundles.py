@@ -41,6 +41,7 @@ class Preprocessing:
     resize: dict[str, int] | None
     crop: dict[str, int] | None
     resample: str
+    crop_rounding: str
 
 
 @dataclass(frozen=True)
@@ -134,4 +135,5 @@ def _preprocessing_from_manifest(settings: dict[str, Any]) -> Preprocessing:
         resize=settings["resize"],
         crop=settings["crop"],
         resample=str(settings["resample"]),
+        crop_rounding=str(settings["crop_rounding"]),
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from .demo_clips import LABELS, demo_clips
 from .errors import BenchError
+from .preprocessing import crop_corner, resized_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,14 +165,10 @@ def _read_image(path: Path, settings: Preprocessing) -> np.ndarray[Any, Any]:
         return np.asarray(image)
     found = image.size
     if resize := settings.resize:
-        if edge := resize.get("shortest_edge"):
-            share = edge / min(image.size)
-            size = (int(image.width * share), int(image.height * share))
-        else:
-            size = (resize["width"], resize["height"])
-        image = image.resize(size, Image.Resampling[settings.resample.upper()])
+        height, width = resized_shape((image.height, image.width), resize)
+        image = image.resize((width, height), Image.Resampling[settings.resample.upper()])
     if crop := settings.crop:
-        left, top = (image.width - crop["width"]) // 2, (image.height - crop["height"]) // 2
+        top, left = crop_corner((image.height, image.width), crop, settings.crop_rounding)
         image = image.crop((left, top, left + crop["width"], top + crop["height"]))
     if (image.height, image.width) != settings.frame_shape[:2]:
         raise BenchError(

@@ -15,7 +15,7 @@ from .errors import BenchError
 if TYPE_CHECKING:
     from .bundles import BundleInfo
 
-__all__ = ["input_from_frames", "random_input"]
+__all__ = ["crop_corner", "input_from_frames", "random_input", "resized_shape"]
 
 _DTYPES = ("float32", "float16", "uint8")
 
@@ -41,6 +41,31 @@ def input_from_frames(frames: np.ndarray[Any, Any], bundle: BundleInfo) -> np.nd
     mean, std = np.asarray(settings.mean, np.float32), np.asarray(settings.std, np.float32)
     pixels = frames.astype(np.float32) * (np.float32(settings.rescale) / std) - mean / std
     return np.ascontiguousarray(np.moveaxis(pixels, -1, -3), dtype=_dtype(bundle))  # [N, (T,) C, H, W]
+
+
+def resized_shape(shape: tuple[int, int], resize: dict[str, int]) -> tuple[int, int]:
+    """Return (height, width) after a checkpoint's resize: to an exact size, or so that one edge has a length.
+
+    Raises:
+        BenchError: the settings name neither.
+    """
+    height, width = shape
+    if "height" in resize and "width" in resize:
+        return resize["height"], resize["width"]
+    for name, own in (("shortest_edge", min(shape)), ("longest_edge", max(shape))):
+        if name in resize:
+            # in whole numbers: 49 * (1 / 49) is below 1
+            return height * resize[name] // own, width * resize[name] // own
+    raise BenchError(
+        f"resized_shape: the preprocessing settings resize by {', '.join(resize)}, expected height and width, shortest_edge or "
+        "longest_edge; resize the data beforehand"
+    )
+
+
+def crop_corner(shape: tuple[int, int], crop: dict[str, int], rounding: str) -> tuple[int, int]:
+    """Return (top, left) of a centre crop; half a pixel goes ``down`` (transformers) or to ``even`` (torchvision, timm)."""
+    whole = round if rounding == "even" else int
+    return whole((shape[0] - crop["height"]) / 2), whole((shape[1] - crop["width"]) / 2)
 
 
 def random_input(bundle: BundleInfo, batch: int, seed: int = 0) -> np.ndarray[Any, Any]:

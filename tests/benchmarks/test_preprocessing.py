@@ -5,7 +5,7 @@ from tiny_bundles import make_manifest, write_bundle
 
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.errors import BenchError
-from shallowvit_bench.preprocessing import input_from_frames, random_input
+from shallowvit_bench.preprocessing import crop_corner, input_from_frames, random_input, resized_shape
 
 
 def test_input_from_frames_rescales_and_normalises(bundle):
@@ -54,3 +54,26 @@ def test_random_input_rejects_a_type_numpy_lacks(tmp_path):
     info = read_bundle(write_bundle(tmp_path / "bf16", graph=graph))
     with pytest.raises(BenchError, match=r"bf16 takes bfloat16; the harness feeds float32, float16, uint8"):
         random_input(info, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "resize", "expected"),
+    [
+        ((49, 98), {"shortest_edge": 49}, (49, 98)),  # 49 * (1 / 49) is below 1: floats would give 48
+        ((240, 320), {"shortest_edge": 224}, (224, 298)),
+        ((240, 320), {"longest_edge": 224}, (168, 224)),
+        ((240, 320), {"height": 10, "width": 20}, (10, 20)),
+    ],
+)
+def test_resized_shape_follows_the_settings(shape, resize, expected):
+    assert resized_shape(shape, resize) == expected
+
+
+def test_resized_shape_refuses_settings_it_does_not_know():
+    with pytest.raises(BenchError, match="resize by max_pixels, expected height and width"):
+        resized_shape((8, 8), {"max_pixels": 64})
+
+
+@pytest.mark.parametrize(("rounding", "corner"), [("down", (1, 3)), ("even", (2, 4))])
+def test_crop_corner_rounds_half_a_pixel_as_the_library_does(rounding, corner):
+    assert crop_corner((7, 11), {"height": 4, "width": 4}, rounding) == corner

@@ -55,7 +55,7 @@ def make_manifest(name, **changes):
         "graph": {"opset": 18, "precision": "fp32", "attention_nodes": 2, "outputs": []}
         | {"input": {"name": "x", "dtype": "float32", "layout": "NTCHW", "shape": [8, 3, 16, 16]}},
         "preprocessing": {"in_graph": False, "frame_shape": [8, 16, 16, 3], "rescale": 1 / 255, "mean": [0.5, 0.4, 0.3]}
-        | {"std": [0.2, 0.3, 0.4], "resize": None, "crop": None, "resample": "bilinear"},
+        | {"std": [0.2, 0.3, 0.4], "resize": None, "crop": None, "resample": "bilinear", "crop_rounding": "down"},
         "labels": list(LABELS),
         "parity": {"precision": "fp32", "inputs": 32, "max_abs_error": 1e-6, "relative_error": 1e-7, "tolerance": 1e-4}
         | {"top1_agreement": 1.0},

@@ -344,3 +344,13 @@ def _whole(model):
 def test_export_config_unknown_choice_raises(settings, message):
     with pytest.raises(ShallowvitError, match=message):
         ExportConfig(**settings)
+
+
+def test_emulated_bf16_refuses_a_graph_whose_fp32_copy_passes_the_message_limit(tmp_path, monkeypatch):
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.BFLOAT16, [4], [1.0, 2.0, 3.0, 4.0])
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, [4]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Mul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)]), tmp_path / "m.onnx")
+    monkeypatch.setattr("shallowvit.exporting.bf16.EXTERNAL_DATA_ABOVE_BYTES", 8)
+    with pytest.raises(ShallowvitError, match="above protobuf's 2 GB; use --precision fp16 or fp32"):
+        emulated_bf16(tmp_path / "m.onnx")

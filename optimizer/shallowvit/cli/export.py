@@ -8,7 +8,7 @@ import typer
 
 from ..errors import ShallowvitError
 from ..exporting.records import ExportConfig, Precision
-from ..pruning.plan import PlanConfig
+from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
 from .options import Arch, Blocks, Criterion, Force, Json, Keep, MantissaBits, Out, PruneRatio, Quiet, Remove, Seed, Source
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..errors import ShallowvitError
-from ..pruning.plan import PlanConfig
+from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
 from .options import Arch, Blocks, Criterion, Force, Json, Keep, MantissaBits, Out, PruneRatio, Quiet, Remove, Seed, Source
 

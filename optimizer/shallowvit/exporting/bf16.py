@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import ShallowvitError
+from .graph import EXTERNAL_DATA_ABOVE_BYTES
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -41,4 +44,10 @@ def emulated_bf16(path: Path) -> bytes:
                 if user not in nodes:
                     user.replace_input_with(index, widen.outputs[0])
             graph.insert_after(node, nodes)
+    size = sum(value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None)
+    if size > EXTERNAL_DATA_ABOVE_BYTES:
+        raise ShallowvitError(
+            f"export: the fp32 copy that checks a bf16 graph would take {size / 1e9:.1f} GB in one message, above protobuf's "
+            "2 GB; use --precision fp16 or fp32"
+        )
     return onnx_ir.to_proto(model).SerializeToString()

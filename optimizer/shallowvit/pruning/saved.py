@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..models import LoadedModel
-    from .plan import PruningPlan
+    from .planning import PruningPlan
     from .surgery import PrunedModel
 
 __all__ = ["PrunedFolder", "save_pruned"]

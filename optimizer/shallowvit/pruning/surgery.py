@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..models import LoadedModel
-    from .plan import PruningPlan
+    from .planning import PruningPlan
 
 __all__ = ["PrunedModel", "prune"]
 

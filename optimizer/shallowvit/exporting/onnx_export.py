@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .deployable import deployable, frame_shape
+from .deployment import deployable, frame_shape
 from .graph import count_attention, output_shape, trace, write_graph
 from .parity import check_parity, number_of_inputs, real_inputs
 from .records import ExportConfig, ExportedOnnx, GraphInput, GraphOutput

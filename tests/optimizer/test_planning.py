@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shallowvit import PlanConfig, ScoreConfig, ShallowvitError, plan, score
-from shallowvit.pruning.plan import count_from_ratio, parse_blocks
+from shallowvit.pruning.planning import count_from_ratio, parse_blocks
 
 from .small_models import loaded, stacked
 from .test_blocks import TwoStacks

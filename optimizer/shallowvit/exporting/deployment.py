@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from shallowvit_bench.preprocessing import crop_corner, resized_shape
+
 from ..errors import ShallowvitError
 from ..models.outputs import tensors_in
 from .records import Precision
@@ -127,18 +129,14 @@ class _Preprocess(nn.Module):
     def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
         height, width = int(pixels.shape[-2]), int(pixels.shape[-1])
         resize, crop = self.settings.resize, self.settings.crop
-        if resize and "shortest_edge" in resize:
-            edge, shortest = resize["shortest_edge"], min(height, width)
-            height, width = height * edge // shortest, width * edge // shortest  # in whole numbers: 49 * (1 / 49) is below 1
-        elif resize:
-            height, width = resize["height"], resize["width"]
+        if resize:
+            height, width = resized_shape((height, width), resize)
         mode = self.settings.resample
         antialias = {"antialias": True, "align_corners": False} if mode in ("bilinear", "bicubic") else {}
         pixels = nn.functional.interpolate(pixels, (height, width), mode=mode, **antialias)
         pixels = pixels.round().clamp(0, 255)  # image libraries resize to whole numbers
         if crop:
-            whole = round if self.settings.crop_rounding == "even" else int
-            top, left = whole((height - crop["height"]) / 2), whole((width - crop["width"]) / 2)
+            top, left = crop_corner((height, width), crop, self.settings.crop_rounding)
             pixels = pixels[..., top : top + crop["height"], left : left + crop["width"]]
         if tuple(pixels.shape[-2:]) != tuple(self.size):
             raise ShallowvitError(
