@@ -15,6 +15,7 @@ import shallowvit
 from shallowvit import ExportConfig, PlanConfig, ShallowvitError, load, plan, prune, verify
 from shallowvit.errors import ParityError
 from shallowvit.exporting import Precision, deployable, export_onnx
+from shallowvit.exporting.bf16 import emulated_bf16
 from shallowvit.exporting.parity import TOLERANCES, check_parity, real_inputs
 
 from .small_models import Block, Stacked, loaded
