@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -16,13 +15,11 @@ from .errors import ShallowvitError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MARKERS", "check_out", "folder_when_whole", "hash_file"]
-
-MARKERS = ("manifest.json", "shallowvit.json")  # a folder with one of these, with our fields, was written by this project
+__all__ = ["check_out", "folder_when_whole", "hash_file"]
 
 
-def check_out(out: Path, force: bool, stage: str) -> None:
-    """Refuse an output folder that exists, unless ``force`` and it is empty or one of ours.
+def check_out(out: Path, force: bool, stage: str, source: str = "") -> None:
+    """Refuse an output folder that exists, unless ``force``, which never takes the source, a working tree or a home.
 
     Raises:
         ShallowvitError: says which and what to do.
@@ -33,25 +30,22 @@ def check_out(out: Path, force: bool, stage: str) -> None:
         return
     if not force:
         raise ShallowvitError(f"{stage}: {out} exists; choose another --out or replace it whole with --force")
-    if not _is_ours(out):
-        raise ShallowvitError(
-            f"{stage}: {out} exists and wasn't written by shallowvit, so --force leaves it; choose another --out"
-        )
+    why = _why_kept(out, source)
+    if why:
+        raise ShallowvitError(f"{stage}: {out} {why}, so --force leaves it; choose another --out")
 
 
-def _is_ours(out: Path) -> bool:
+def _why_kept(out: Path, source: str) -> str | None:
+    """Why a path mustn't be replaced whole, or None when it may."""
     if out.is_symlink() or not out.is_dir():
-        return False
-    return not any(out.iterdir()) or any(_has_our_fields(out / name) for name in MARKERS)
-
-
-def _has_our_fields(marker: Path) -> bool:
-    """Other programs write a manifest.json too; only ours has a schema version, a source and a plan."""
-    try:
-        content = json.loads(marker.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and {"schema_version", "source", "plan"} <= set(content)
+        return "is not a folder"
+    whole = out.resolve()
+    if source and whole == Path(source.removeprefix("hf:").removeprefix("timm:")).resolve():
+        return "is the source itself"
+    for place, what in ((Path.cwd(), "the working folder"), (Path.home(), "your home")):
+        if whole == place.resolve() or whole in place.resolve().parents:
+            return f"is or holds {what}"
+    return "is a git working tree" if (out / ".git").exists() else None
 
 
 @contextmanager

@@ -197,7 +197,7 @@ def test_verify_damaged_bundle_exits_with_1_and_one_sentence(run, bundle, tmp_pa
         (["prune", "SOURCE", "-o", "OUT", "--prune-ratio", "0.9"], "would remove all 4 blocks"),
         (["prune", "SOURCE", "-o", "OUT", "--remove", "7"], "names block 7, but the model has blocks 0 to 3"),
         (["prune", "SOURCE", "-o", "SOURCE", "--remove", "1"], "exists; choose another --out"),
-        (["prune", "SOURCE", "-o", "SOURCE", "--remove", "1", "--force"], "wasn't written by shallowvit, so --force leaves it"),
+        (["prune", "SOURCE", "-o", "SOURCE", "--remove", "1", "--force"], "is the source itself, so --force leaves it"),
         (["score", "SOURCE", "--criterion", "size"], "unknown criterion 'size'; choose from entropy, l1, depth, random"),
         (["score", "SOURCE", "--mantissa-bits", "30"], "--mantissa-bits 30 is out of range"),
         (["score", "SOURCE", "--blocks", "nope"], "--blocks nope: no ModuleList"),

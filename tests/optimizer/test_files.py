@@ -80,24 +80,6 @@ def test_check_out_existing_folder_raises(tmp_path):
         check_out(tmp_path / "out", force=False, stage="export")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"notes.txt": "mine"},
-        {"manifest.json": '{"name": "a web page", "start_url": "/"}'},
-        {"manifest.json": "[1, 2]"},
-        {"manifest.json": "not JSON", "notes.txt": "mine"},
-    ],
-)
-def test_check_out_force_refuses_a_folder_of_somebody_else(tmp_path, content):
-    out = tmp_path / "out"
-    out.mkdir()
-    for name, text in content.items():
-        (out / name).write_text(text)
-    with pytest.raises(ShallowvitError, match="wasn't written by shallowvit, so --force leaves it"):
-        check_out(out, force=True, stage="export")
-
-
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_check_out_force_refuses_what_is_no_folder(tmp_path, kind):
     out = tmp_path / "out"
@@ -106,17 +88,40 @@ def test_check_out_force_refuses_what_is_no_folder(tmp_path, kind):
     else:
         _write(tmp_path / "ours")
         out.symlink_to(tmp_path / "ours")
-    with pytest.raises(ShallowvitError, match="wasn't written by shallowvit"):
+    with pytest.raises(ShallowvitError, match="is not a folder, so --force leaves it"):
         check_out(out, force=True, stage="export")
 
 
-@pytest.mark.parametrize("marker", files.MARKERS)
-def test_check_out_force_takes_empty_and_own_folders(tmp_path, marker):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / marker).write_text(OURS)
-    for name in ("empty", "own"):
-        assert check_out(tmp_path / name, force=True, stage="export") is None
+@pytest.mark.parametrize("prefix", ["", "hf:", "timm:"])
+def test_check_out_force_refuses_the_source(tmp_path, prefix):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ShallowvitError, match="is the source itself, so --force leaves it"):
+        check_out(tmp_path / "model", force=True, stage="prune", source=f"{prefix}{tmp_path / 'model'}")
+
+
+def test_check_out_force_refuses_a_folder_that_holds_the_working_one(tmp_path, monkeypatch):
+    (tmp_path / "out/inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "out/inside")
+    with pytest.raises(ShallowvitError, match="is or holds the working folder"):
+        check_out(tmp_path / "out", force=True, stage="export")
+
+
+def test_check_out_force_refuses_a_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ShallowvitError, match="is or holds your home"):
+        check_out(tmp_path, force=True, stage="export")
+
+
+def test_check_out_force_refuses_a_git_working_tree(tmp_path):
+    (tmp_path / "out/.git").mkdir(parents=True)
+    with pytest.raises(ShallowvitError, match="is a git working tree"):
+        check_out(tmp_path / "out", force=True, stage="export")
+
+
+def test_check_out_force_takes_any_other_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/note").touch()
+    assert check_out(tmp_path / "out", force=True, stage="export") is None
 
 
 def test_check_out_no_parent_folder_raises(tmp_path):

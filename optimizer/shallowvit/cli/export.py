@@ -58,7 +58,7 @@ def export(
     export_config = ExportConfig(_precision(precision), opset, embed_preprocessing, _frame_size(frame_size))
     from ..files import check_out
 
-    check_out(out, force, "export")
+    check_out(out, force, "export", source)
     if data:
         from shallowvit_bench.datasets import check_dataset
 

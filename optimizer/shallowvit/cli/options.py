@@ -55,6 +55,6 @@ PruneRatio = Annotated[
 Remove = Annotated[str | None, typer.Option(metavar="BLOCKS", help="Blocks to remove, counted from 0: 3,7 or 8-11.")]
 Keep = Annotated[str | None, typer.Option(metavar="BLOCKS", help="Blocks to keep, counted from 0: 0-5; all others go.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write; it appears only when whole.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output whole if it exists and shallowvit wrote it.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output folder whole if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]

@@ -42,7 +42,7 @@ def prune(
         raise ShallowvitError("prune: nothing to remove; give --prune-ratio, --remove or --keep")
     from ..files import check_out
 
-    check_out(out, force, "prune")
+    check_out(out, force, "prune", source)
     from .. import models, pruning
     from . import printing
 
