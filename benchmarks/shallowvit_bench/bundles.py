@@ -102,8 +102,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
-        todo = "update shallowvit here" if newer else "export the bundle again"
-        raise BenchError(f"read_bundle: {file} has schema_version {version}, this harness reads {SCHEMA_VERSION}; {todo}")
+        advice = "update shallowvit here" if newer else "export the bundle again"
+        raise BenchError(f"read_bundle: {file} has schema_version {version}, this harness reads {SCHEMA_VERSION}; {advice}")
     return dict(manifest)
 
 

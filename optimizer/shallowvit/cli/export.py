@@ -63,21 +63,17 @@ def export(
         from shallowvit_bench.datasets import check_dataset
 
         check_dataset(data)
-    from .. import bundle, models
+    from .. import bundle
     from . import printing
     from .prune import pruned_from_options
 
-    with printing.progress(f"loading {source}", quiet):
-        model = models.load(source, arch=arch, blocks=blocks.split(",") if blocks else ())
+    model = printing.load_model(source, arch, blocks, quiet)
     with printing.progress("removing blocks", quiet):
         pruned = pruned_from_options(model, score_config, plan_config)
     if pruned.plan.scores:
         printing.print_warnings(pruned.plan.scores.warnings)
     if not json:
-        printing.print_model(model)
-        if pruned.plan.scores:
-            printing.print_scores(model, pruned.plan.scores, pruned.plan)
-        printing.print_plan(pruned.plan)
+        printing.print_pruning(model, pruned.plan)
     with printing.progress("exporting, checking and bundling", quiet):
         written = bundle.export(pruned, out, export_config, data=data, force=force)
     if json:

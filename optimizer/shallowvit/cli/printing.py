@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from ..scoring import BlockScores
 
 __all__ = [
+    "load_model",
     "print_bundle",
     "print_json",
     "print_line",
     "print_model",
     "print_plan",
+    "print_pruning",
     "print_scores",
     "print_warnings",
     "progress",
@@ -42,6 +44,14 @@ def progress(what: str, quiet: bool) -> Iterator[None]:
         return
     with console.status(f"{what} ..."):
         yield
+
+
+def load_model(source: str, arch: str | None, blocks: str | None, quiet: bool) -> LoadedModel:
+    """Load the source that a command was given, with a spinner."""
+    from ..models import load
+
+    with progress(f"loading {source}", quiet):
+        return load(source, arch=arch, blocks=blocks.split(",") if blocks else ())
 
 
 def print_json(record: object) -> None:
@@ -125,6 +135,14 @@ def print_plan(plan: PruningPlan) -> None:
         f"  parameters {plan.parameters_before:,} -> {plan.parameters_after:,}; GFLOPs an item {plan.flops_before / 1e9:,.3g} "
         f"-> {plan.flops_after / 1e9:,.3g} ({share:.1%} less)"
     )
+
+
+def print_pruning(model: LoadedModel, plan: PruningPlan) -> None:
+    """Say what was loaded, how its blocks scored if they were scored, and which go."""
+    print_model(model)
+    if plan.scores:
+        print_scores(model, plan.scores, plan)
+    print_plan(plan)
 
 
 def print_bundle(bundle: Bundle) -> None:

@@ -43,11 +43,10 @@ def prune(
     from ..files import check_out
 
     check_out(out, force, "prune", source)
-    from .. import models, pruning
+    from .. import pruning
     from . import printing
 
-    with printing.progress(f"loading {source}", quiet):
-        model = models.load(source, arch=arch, blocks=blocks.split(",") if blocks else ())
+    model = printing.load_model(source, arch, blocks, quiet)
     with printing.progress("removing blocks", quiet):
         pruned = pruned_from_options(model, score_config, plan_config)
     with printing.progress(f"saving {out}", quiet):

@@ -34,15 +34,14 @@ def score(
     from ..pruning import PlanConfig, plan
 
     plan_config = PlanConfig(prune_ratio=prune_ratio)
-    from .. import models, scoring
+    from .. import scoring
     from . import printing
 
     if plot:
         from ..scoring.plot import check_plot
 
         check_plot(plot, force)
-    with printing.progress(f"loading {source}", quiet):
-        model = models.load(source, arch=arch, blocks=blocks.split(",") if blocks else ())
+    model = printing.load_model(source, arch, blocks, quiet)
     with printing.progress("scoring", quiet):
         scores = scoring.score(model, config)
     chosen = plan(model, scores, plan_config)
