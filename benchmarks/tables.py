@@ -135,7 +135,8 @@ def line_tables() -> str:
         for half, full in benches
     ]
     conditions = rows[-1]["conditions"]
-    versions = ", ".join(f"{key} {conditions[key]}" for key in ("python", "onnxruntime", "torch") if conditions.get(key))
+    packages = conditions["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("onnxruntime", "torch") if packages.get(name))
     return (
         "### Export of half the blocks, as a process of its own\n\n"
         + _table(["model", "runs", "wall seconds, median (range)", "peak MiB", "relative error, worst"], lines)
