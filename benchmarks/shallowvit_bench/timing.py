@@ -28,6 +28,7 @@ class TimingLimits:
     max_runs: int = 1000
     max_seconds: float = 20.0
     round_runs: int = 8
+    round_seconds: float = 1.0  # a slow model takes fewer runs a round, so that the machine's drift stays within pairs
     warm_up_window: int = 7
     warm_up_tolerance: float = 0.03
     max_warm_up_runs: int = 100
@@ -72,10 +73,12 @@ def time_rounds(
         For each job its samples in milliseconds, in order, and the median of each of its rounds.
     """
     clocks = [_Clock() for _ in jobs]
+    slowest_ms = max(_timed_ms(runner, batch) for runner, batch in jobs)
+    most = max(1, min(limits.round_runs, int(limits.round_seconds * 1e3 / slowest_ms)))
     turn = 0
     while not any(_is_done(clock, limits) for clock in clocks):
         order = list(zip(jobs, clocks, strict=True))
-        runs = min(limits.round_runs, limits.max_runs - len(clocks[0].samples_ms))
+        runs = min(most, limits.max_runs - len(clocks[0].samples_ms))
         for (runner, batch), clock in order if turn % 2 == 0 else reversed(order):
             runner.infer(batch)
             taken = [_timed_ms(runner, batch) for _ in range(runs)]

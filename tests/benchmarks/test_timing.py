@@ -20,8 +20,14 @@ def test_time_rounds_alternates_a_b_b_a_with_an_untimed_run_each():
     calls = []
     jobs = [(Recorder("a", calls), BATCH), (Recorder("b", calls), BATCH)]
     results = time_rounds(jobs, TimingLimits(max_runs=4, round_runs=2))
-    assert "".join(calls) == "aaa" + "bbb" + "bbb" + "aaa"
+    assert "".join(calls) == "ab" + "aaa" + "bbb" + "bbb" + "aaa"  # first one each, to size the rounds
     assert [(len(samples), len(rounds)) for samples, rounds in results] == [(4, 2), (4, 2)]
+
+
+def test_time_rounds_gives_a_slow_model_rounds_of_one_run():
+    limits = TimingLimits(max_runs=4, round_runs=8, round_seconds=1e-12)
+    ((samples, rounds),) = time_rounds([(Recorder("a", []), BATCH)], limits)
+    assert (len(samples), len(rounds)) == (4, 4)
 
 
 def test_time_rounds_stops_exactly_at_max_runs():

@@ -82,6 +82,6 @@ IMAGE = {
     "graph": {"opset": 18, "precision": "fp32", "attention_nodes": 2, "outputs": []}
     | {"input": {"name": "x", "dtype": "float32", "layout": "NCHW", "shape": [3, 8, 8]}},
     "preprocessing": {"in_graph": False, "frame_shape": [8, 8, 3], "rescale": 1 / 255, "mean": [0, 0, 0], "std": [1, 1, 1]}
-    | {"resize": {"shortest_edge": 10}, "crop": {"height": 8, "width": 8}, "resample": "bicubic"},
+    | {"resize": {"shortest_edge": 10}, "crop": {"height": 8, "width": 8}, "resample": "bicubic", "crop_rounding": "down"},
     "labels": ["cat", "dog"],
 }

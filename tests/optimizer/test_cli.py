@@ -148,7 +148,14 @@ def test_export_command_in_another_process_writes_the_same_bytes(bundle, video_f
 def test_export_interrupted_half_way_leaves_no_partial_bundle(video_folder, tmp_path):
     script = shutil.which("shallowvit", path=os.path.dirname(sys.executable))
     command = [script, "export", video_folder, "-o", tmp_path / "out"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a job in the background of a script inherits an ignored SIGINT, which Python then leaves ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 100
     while not list(tmp_path.glob(".out.*.partial")):  # the work of exporting begins with this folder
         assert running.poll() is None, running.communicate()
