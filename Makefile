@@ -16,12 +16,12 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	rm -rf demo-out && mkdir demo-out
-	$(BIN)/shallowvit score demo --prune-ratio 0.5
+	$(BIN)/shallowvit score demo --prune-ratio 0.25
 	$(BIN)/shallowvit export demo --out demo-out/full --data demo
-	$(BIN)/shallowvit export demo --prune-ratio 0.5 --out demo-out/half --data demo
-	$(BIN)/shallowvit verify demo-out/half
-	$(BIN)/shallowvit bench demo-out/half --against demo-out/full --data demo
-	$(BIN)/shallowvit report demo-out/half demo-out/full --out demo-out/report.html
+	$(BIN)/shallowvit export demo --prune-ratio 0.25 --out demo-out/shallow --data demo
+	$(BIN)/shallowvit verify demo-out/shallow
+	$(BIN)/shallowvit bench demo-out/shallow --against demo-out/full --data demo
+	$(BIN)/shallowvit report demo-out/shallow demo-out/full --out demo-out/report.html
 	@echo "Open demo-out/report.html"
 
 test: lint types unit docs demo

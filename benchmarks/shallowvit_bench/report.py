@@ -161,7 +161,7 @@ def _scores_figure(scores: dict[str, Any], plan: dict[str, Any]) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in scores["settings"].items())
     caption = (
         f"Score of each block{' in ' + scores['unit'] if scores.get('unit') else ''}, higher means keep. "
-        f"Criterion {scores['criterion']}{f' ({settings})' if settings else ''}; it needs {scores['needs']}. "
+        f"Criterion {scores['criterion']}{f' ({settings})' if settings else ''}; data needed: {scores['needs']}. "
         "The axis doesn't start at 0."
     )
     legend = _legend([("var(--keep)", "kept"), ("var(--gone)", "removed (hollow)")])

@@ -126,6 +126,14 @@ class Parity(_Record):
     top1_agreement: float | None
 
 
+class Metrics(_Record):
+    """Accuracy of the graph on labelled data, its interval at 95 % (Wilson), the number of items."""
+
+    top1: float
+    top1_interval: tuple[float, float]
+    items: int
+
+
 class Manifest(_Record):
     """``manifest.json``."""
 
@@ -139,5 +147,5 @@ class Manifest(_Record):
     preprocessing: Preprocessing | None
     labels: tuple[str, ...] | None
     parity: Parity
-    metrics: dict[str, dict[str, float | int | tuple[float, float]]]
+    metrics: dict[str, Metrics]
     tools: dict[str, str]

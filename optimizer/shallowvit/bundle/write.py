@@ -15,7 +15,7 @@ from ..exporting import ExportConfig, export_onnx
 from ..files import folder_when_whole, hash_file
 from ..models.rebuild import LINEAGE_FILE, read_lineage
 from ..pruning import PrunedModel, plan
-from .manifest import SCHEMA_VERSION, File, Manifest
+from .manifest import SCHEMA_VERSION, File, Manifest, Metrics
 from .readme import readme_text
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _tool_versions(family: str) -> dict[str, str]:
     return {"shallowvit": shallowvit.__version__, "python": platform.python_version(), **versions}
 
 
-def _accuracy(folder: Path, data: str) -> dict[str, Any]:
+def _accuracy(folder: Path, data: str) -> Metrics:
     """Top-1 of the graph on labelled data with its 95 % interval, measured by the harness that also runs on devices."""
     from shallowvit_bench.accuracy import measure_accuracy
     from shallowvit_bench.bundles import read_bundle
@@ -137,4 +137,4 @@ def _accuracy(folder: Path, data: str) -> dict[str, Any]:
     info = read_bundle(folder)
     with open_onnxruntime(info.model_path, None) as runner:
         measured = measure_accuracy(runner, info, open_dataset(data, info))
-    return {"top1": measured.top1, "top1_interval": (measured.top1_low, measured.top1_high), "items": measured.items}
+    return Metrics(top1=measured.top1, top1_interval=(measured.top1_low, measured.top1_high), items=measured.items)

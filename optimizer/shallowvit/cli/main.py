@@ -48,7 +48,7 @@ def main() -> None:
 
 def _app(asked: str | None) -> typer.Typer:
     app = typer.Typer(
-        help="Make a vision transformer shallow and ship it. Start with: shallowvit export demo --prune-ratio 0.5 -o bundle",
+        help="Make a vision transformer shallow and ship it. Start with: shallowvit export demo --prune-ratio 0.25 -o shallow",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,

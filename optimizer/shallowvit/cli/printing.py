@@ -158,4 +158,5 @@ def print_bundle(bundle: Bundle) -> None:
         f"{parity.tolerance:g}){agreement}"
     )
     for data, metrics in bundle.manifest.metrics.items():
-        print_line(f"  on {data}: " + ", ".join(f"{name} {value}" for name, value in metrics.items()))
+        low, high = metrics.top1_interval
+        print_line(f"  on {data}: top-1 {metrics.top1:.1%} ({low:.1%} to {high:.1%} at 95 %) of {metrics.items:,} items")
