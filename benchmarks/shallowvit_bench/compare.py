@@ -188,7 +188,8 @@ def _compare(ours: _Attempt, other: _Attempt) -> None:
         "speedup_low": float(low),
         "speedup_high": float(high),
         "ideal_speedup": ideal,
-        "share_of_ideal": speedup / ideal if ideal else None,
+        # against another runtime the ratio holds both gains, so it's no share of the one from depth
+        "share_of_ideal": speedup / ideal if ideal and ours.side.backend == other.side.backend else None,
     }
     if ours.accuracy and other.accuracy:
         ours.figures["agreement"] = agreement(ours.accuracy, other.accuracy).agreement

@@ -63,7 +63,8 @@ def _speedup(row: Mapping[str, Any]) -> str:
 def _ideal(row: Mapping[str, Any]) -> str:
     if row.get("ideal_speedup") is None:
         return ""
-    return f"{row['ideal_speedup']:.2f}x, {row['share_of_ideal']:.0%} reached"
+    share = row.get("share_of_ideal")
+    return f"{row['ideal_speedup']:.2f}x" + (f", {share:.0%} reached" if share is not None else ", the rest is the runtime's")
 
 
 def _warm_up(row: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ def test_bench_gives_the_first_side_the_ratio_of_medians(measured):
     assert ours.speedup == pytest.approx(other.p50_ms / ours.p50_ms, rel=1e-4)
     assert ours.speedup_low <= ours.speedup_high
     assert ours.ideal_speedup == 1.0
+    assert ours.share_of_ideal == pytest.approx(ours.speedup)
     assert (ours.against, other.speedup) == ("other", None)
 
 
