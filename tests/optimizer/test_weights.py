@@ -1,13 +1,14 @@
+import json
 import os
 import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from shallowvit import ShallowvitError
-from shallowvit.models.weights import check_finite, hash_state, load_state, read_state_dict
+from shallowvit.models.weights import align_safetensors, check_finite, hash_state, load_state, read_state_dict
 
 from .small_models import Block, redraw
 
@@ -146,3 +147,20 @@ def test_hash_state_one_changed_weight_changes_it():
         module.norm.bias[0] += 1e-6
     assert hash_state(module) != before
     assert hash_state(redraw(Block(), 0)) == before
+
+
+def test_align_safetensors_aligns_the_matrices_and_changes_nothing_else(tmp_path):
+    path = tmp_path / "model.safetensors"
+    state = {"a.bias": torch.randn(40), "a.weight": torch.randn(40, 64), "b.weight": torch.randn(64, 64)}
+    save_file(state, path, metadata={"format": "pt"})
+    align_safetensors(path)
+    again = load_file(path)
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+    raw = path.read_bytes()
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:begin])
+    assert [(begin + header[name]["data_offsets"][0]) % 64 for name in ("a.weight", "b.weight")] == [0, 0]
+    assert header["__metadata__"] == {"format": "pt"}
+    before = raw
+    align_safetensors(path)
+    assert path.read_bytes() == before

@@ -6,7 +6,10 @@ A newcomer's trap: a ``.pt`` file is a pickle. It is read with ``weights_only=Tr
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import pickle
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["check_finite", "check_safetensors", "hash_state", "load_state", "read_state_dict"]
+__all__ = ["align_safetensors", "check_finite", "check_safetensors", "hash_state", "load_state", "read_state_dict"]
 
+_ALIGNMENT = 64  # bytes: what torch's allocator gives, and the widest vector a CPU loads at once
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_ema")
 
 
@@ -77,6 +81,28 @@ def check_safetensors(path: Path) -> None:
             f"load: {path} ({path.stat().st_size:,} bytes) is truncated or not a safetensors file ({err}). Copy or download "
             "it again"
         ) from err
+
+
+def align_safetensors(path: Path) -> None:
+    """Pad the file's header, in place, so that as many matrices as possible start at a multiple of 64 bytes.
+
+    A file is mapped into memory as it stands, and a product of a matrix with one vector adds up in another order where the
+    matrix starts at an odd address: the same weights would answer differently in the last bit than in memory of torch's own.
+    The format allows spaces at the end of the header, and no other change.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length).rstrip(b" ")
+        tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+        starts = [entry["data_offsets"][0] for entry in tensors if len(entry["shape"]) > 1]
+        base = -(-(8 + len(header)) // 8) * 8
+        best = max(range(base, base + _ALIGNMENT, 8), key=lambda begin: sum((begin + s) % _ALIGNMENT == 0 for s in starts))
+        padded = header.ljust(best - 8)
+        beside = path.with_name(f".{path.name}.aligned")
+        with beside.open("wb") as out:
+            out.write(len(padded).to_bytes(8, "little") + padded)
+            shutil.copyfileobj(file, out, 1 << 24)
+    os.replace(beside, path)
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:

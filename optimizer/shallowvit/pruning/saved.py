@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from ..files import folder_when_whole
 from ..models.outputs import tensors_in
 from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA, read_lineage
+from ..models.weights import align_safetensors
 from .stock import STOCK_FAMILIES
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
                 file.unlink()
             tensors = {name: tensor.contiguous().clone() for name, tensor in model.module.state_dict().items()}
             save_file(tensors, folder / "model.safetensors")
+        for file in folder.glob("*.safetensors"):
+            align_safetensors(file)
         for name in _COPIED:
             if model.folder and (model.folder / name).is_file():
                 shutil.copyfile(model.folder / name, folder / name)
