@@ -200,4 +200,4 @@ def test_export_readme_says_what_it_is(bundle):
 def test_export_demo_accuracy_stands_in_the_manifest(demo_source, tmp_path):
     model = shallowvit.load(demo_source)
     manifest = shallowvit.export(model, tmp_path / "demo", data="demo").manifest
-    assert manifest.metrics["demo"]["top1"] > 0.85
+    assert manifest.metrics["demo"].top1 > 0.85
