@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from ..exporting.records import ExportConfig, Precision
 from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
 from .options import Arch, Blocks, Criterion, Force, Json, Keep, MantissaBits, Out, PruneRatio, Quiet, Remove, Seed, Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["export"]
 
@@ -56,13 +59,7 @@ def export(
     score_config = ScoreConfig(criterion, mantissa_bits, seed)
     plan_config = PlanConfig(prune_ratio, remove, keep)
     export_config = ExportConfig(_precision(precision), opset, embed_preprocessing, _frame_size(frame_size))
-    from ..files import check_out
-
-    check_out(out, force, "export", source)
-    if data:
-        from shallowvit_bench.datasets import check_dataset
-
-        check_dataset(data)
+    _check_paths(source, out, force, data)
     from .. import bundle
     from . import printing
     from .prune import pruned_from_options
@@ -80,6 +77,17 @@ def export(
         printing.print_json({"out": str(out), "manifest": written.manifest.model_dump(mode="json")})
     else:
         printing.print_bundle(written)
+
+
+def _check_paths(source: str, out: Path, force: bool, data: str | None) -> None:
+    """Find what is missing or in the way before anything slow."""
+    from shallowvit_bench.datasets import check_dataset
+
+    from ..files import check_out
+
+    check_out(out, force, "export", source)
+    if data:
+        check_dataset(data)
 
 
 def _precision(text: str) -> Precision:
