@@ -37,7 +37,7 @@ unit: $(READY)
 	$(BIN)/pytest -n 2
 
 docs: $(READY)
-	$(BIN)/pdoc --output-directory site shallowvit shallowvit_bench shallowvit_kernels
+	$(BIN)/python docs/api.py site
 
 clean:
 	rm -rf $(VENV) demo-out site build dist *.egg-info

@@ -5,7 +5,17 @@
 Each stage is a plain function that takes the record of the one before it. Nothing heavy is imported until a stage is used.
 """
 
+from typing import TYPE_CHECKING
+
 from .lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, export, verify
+    from .errors import ShallowvitError
+    from .exporting import ExportConfig
+    from .models import LoadedModel, load
+    from .pruning import PlanConfig, PrunedModel, PruningPlan, plan, prune, save_pruned
+    from .scoring import BlockScores, ScoreConfig, score
 
 __version__ = "0.1.0"
 
@@ -19,6 +29,7 @@ _HOMES = {
     "prune": "pruning",
     "save_pruned": "pruning",
     "PlanConfig": "pruning",
+    "PrunedModel": "pruning",
     "PruningPlan": "pruning",
     "export": "bundle",
     "ExportConfig": "exporting",
@@ -27,8 +38,25 @@ _HOMES = {
     "ShallowvitError": "errors",
 }
 
-__all__ = ["__version__", *_HOMES]
-
+__all__ = [
+    "BlockScores",
+    "Bundle",
+    "ExportConfig",
+    "LoadedModel",
+    "PlanConfig",
+    "PrunedModel",
+    "PruningPlan",
+    "ScoreConfig",
+    "ShallowvitError",
+    "__version__",
+    "export",
+    "load",
+    "plan",
+    "prune",
+    "save_pruned",
+    "score",
+    "verify",
+]
 
 __getattr__ = lazy_names(__name__, _HOMES)
 
