@@ -7,7 +7,8 @@ import sys
 import pytest
 
 import shallowvit
-from shallowvit import ShallowvitError, verify
+from shallowvit import ExportConfig, ShallowvitError, verify
+from shallowvit.exporting import Precision
 from shallowvit.files import hash_file
 
 NAMES = ["README.md", "manifest.json", "model.onnx"]
@@ -201,3 +202,9 @@ def test_export_demo_accuracy_stands_in_the_manifest(demo_source, tmp_path):
     model = shallowvit.load(demo_source)
     manifest = shallowvit.export(model, tmp_path / "demo", data="demo").manifest
     assert manifest.metrics["demo"].top1 > 0.85
+
+
+def test_export_bf16_with_data_is_refused_before_the_work(demo_source, tmp_path):
+    with pytest.raises(ShallowvitError, match="can't be measured on a bf16 graph"):
+        shallowvit.export(shallowvit.load(demo_source), tmp_path / "b", ExportConfig(Precision.BF16), data="demo")
+    assert not list(tmp_path.iterdir())

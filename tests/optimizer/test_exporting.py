@@ -355,3 +355,7 @@ def test_emulated_bf16_refuses_a_graph_whose_fp32_copy_passes_the_message_limit(
     monkeypatch.setattr("shallowvit.exporting.bf16.EXTERNAL_DATA_ABOVE_BYTES", 8)
     with pytest.raises(ShallowvitError, match="above protobuf's 2 GB; use --precision fp16 or fp32"):
         emulated_bf16(tmp_path / "m.onnx")
+
+
+def test_export_config_takes_a_precision_as_text():
+    assert ExportConfig(precision="bf16").precision is Precision.BF16

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import shallowvit
 from shallowvit_bench.datasets import check_dataset
 
-from ..exporting import ExportConfig, export_onnx
+from ..errors import ShallowvitError
+from ..exporting import ExportConfig, Precision, export_onnx
 from ..files import folder_when_whole, hash_file
 from ..models.rebuild import LINEAGE_FILE, read_lineage
 from ..pruning import PrunedModel, plan
@@ -60,11 +61,17 @@ def export(
     if not isinstance(pruned, PrunedModel):
         pruned = PrunedModel(pruned, plan(pruned))
     out = Path(out)
+    config = config or ExportConfig()
     if data:
         check_dataset(data)
+        if config.precision is Precision.BF16:
+            raise ShallowvitError(
+                "export: --data can't be measured on a bf16 graph, since onnxruntime's CPU provider has no bf16 kernels; leave "
+                "it out or export fp16 or fp32"
+            )
     with folder_when_whole(out, "export", force) as folder:
         exported = export_onnx(pruned, folder / "model.onnx", config)
-        manifest = _manifest(pruned, exported, out.name, embedded=bool(config and config.embed_preprocessing))
+        manifest = _manifest(pruned, exported, out.name, embedded=config.embed_preprocessing)
         (folder / "README.md").write_text(readme_text(manifest))
         manifest = manifest.model_copy(update={"files": _files(folder)})
         _write_manifest(manifest, folder)

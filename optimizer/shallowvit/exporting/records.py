@@ -44,6 +44,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.precision not in list(Precision):
             raise ShallowvitError(f"export: unknown precision {str(self.precision)!r}; choose from {', '.join(Precision)}")
+        object.__setattr__(self, "precision", Precision(self.precision))  # the plain text "fp16" is as good
         if self.opset not in OPSETS:
             raise ShallowvitError(f"export: opset {self.opset} is not offered; choose from {', '.join(map(str, OPSETS))}")
         if self.frame_size and not self.embed_preprocessing:
