@@ -37,8 +37,10 @@ def test_bench_prints_a_table(bundle):
     assert "needs 662 runs" in result.stdout
 
 
-def test_bench_quiet_prints_nothing(bundle):
-    assert run(bench, bundle, "--quiet", *QUICK).output == ""
+def test_bench_quiet_prints_the_table_alone(bundle):
+    result = run(bench, bundle, "--quiet", *QUICK)
+    assert "latency p50" in result.stdout
+    assert result.stderr == ""
 
 
 def test_bench_exits_with_1_when_a_side_failed(bundle, tmp_path):
@@ -71,3 +73,8 @@ def test_report_writes_the_page(bundle, tmp_path):
     result = run(report, bundle, "-o", tmp_path / "page.html")
     assert (result.exit_code, result.stdout) == (0, f"wrote {tmp_path / 'page.html'}\n")
     assert (tmp_path / "page.html").is_file()
+
+
+def test_report_json_is_one_object(bundle, tmp_path):
+    result = run(report, bundle, "-o", tmp_path / "page.html", "--json")
+    assert json.loads(result.stdout) == {"out": str(tmp_path / "page.html"), "sources": [str(bundle)]}

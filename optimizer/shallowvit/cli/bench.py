@@ -14,6 +14,8 @@ from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.errors import BenchError
 
+from .options import Json, Quiet
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -36,8 +38,8 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads of each side.  [default: all usable cores]")] = None,
     rows: Annotated[Path | None, typer.Option(help="Where to append rows.  [default: BUNDLE.bench.jsonl]")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where to draw the distributions.  [default: BUNDLE.bench.png]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, and no table.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure latency, memory and accuracy of a bundle; append a row per side and draw the distributions."""
     from shallowvit_bench.datasets import check_dataset, open_dataset
@@ -72,7 +74,7 @@ def bench(
     if as_json:
         listed = [row_from_measurement(measurement, samples=False) for measurement in measurements]
         typer.echo(json.dumps({"measurements": listed, "rows": str(rows), "plot": str(plot) if drawn else None}))
-    elif not quiet:
+    else:
         _print_table(measurements, rows, plot if drawn else None)
     if any(measurement.status == "failed" for measurement in measurements):
         raise typer.Exit(1)

@@ -21,14 +21,9 @@ from .records import Precision
 if TYPE_CHECKING:
     from ..models import InputSpec, LoadedModel, Preprocessing
 
-__all__ = ["deployable", "frame_shape", "torch_dtype"]
+__all__ = ["deployable", "frame_shape"]
 
 _DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
-
-
-def torch_dtype(precision: Precision) -> torch.dtype:
-    """Return torch's type for a precision."""
-    return _DTYPES[precision]
 
 
 def deployable(
