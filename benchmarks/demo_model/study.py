@@ -17,11 +17,12 @@ from typing import Any
 
 from shallowvit import LoadedModel, PlanConfig, ScoreConfig, load, plan, prune, score
 from shallowvit.scoring import CRITERIA
-from training import RESULTS, RUNS, FinetuneConfig, accuracy, append_row, finetune
+from training import RESULTS, RUNS, FinetuneConfig, accuracy, append_row, finetune_on_clips
 
 NAME = "demo_pruning"
 COUNTS = (3, 6, 9)
-SHORT = {"clips": 8_000, "epochs": 1, "learning_rate": 5e-4}
+CLIPS = 8_000
+SHORT = {"epochs": 1, "learning_rate": 5e-4}
 
 
 def rows() -> list[dict[str, Any]]:
@@ -65,10 +66,12 @@ def prune_and_finetune(model: LoadedModel, seed: int) -> None:
             # an empty plan gives the model itself, which the next cells still need
             shallow = copy.deepcopy(prune(model, plan(model, None, wanted)).model.module)
             zero_shot = accuracy(shallow)
-            finetune(shallow.requires_grad_(True), FinetuneConfig(seed=seed, **SHORT))
+            finetune_on_clips(shallow, CLIPS, FinetuneConfig(seed=seed, **SHORT))
             known[removed] = {"removed": removed, "zero_shot_top1": zero_shot, "finetuned_top1": accuracy(shallow)}
         figures = {name: known[removed][name] for name in ("removed", "zero_shot_top1", "finetuned_top1")}
-        append_row(NAME, {"kind": "prune", "seed": seed, "criterion": criterion, "count": count, **SHORT, **figures})
+        append_row(
+            NAME, {"kind": "prune", "seed": seed, "criterion": criterion, "count": count, "clips": CLIPS, **SHORT, **figures}
+        )
         print(seed, criterion, count, figures, flush=True)
 
 

@@ -1,16 +1,13 @@
-"""What pretraining, finetuning and the study of the demo model share: its configuration, its batches and its schedule.
+"""What pretraining, finetuning and the study of the demo model share: its configuration, its batches and its rows.
 
-Every random draw of a step comes from the seed and the step's number, so a run that was killed resumes with the same losses.
+The loop and its schedule are the library's own (``shallowvit.recovery.finetuning``).
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import platform
 import subprocess
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,30 @@ import torch
 from transformers import VideoMAEConfig
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from shallowvit.recovery.finetuning import (
+    FinetuneConfig,
+    cosine_with_warmup,
+    evaluate,
+    finetune,
+    save_atomically,
+    weight_decay_groups,
+)
 from shallowvit_bench.demo_clips import CLIP_SHAPE, LABELS, demo_clips
+
+__all__ = [
+    "RESULTS",
+    "ROOT",
+    "RUNS",
+    "FinetuneConfig",
+    "accuracy",
+    "append_row",
+    "cosine_with_warmup",
+    "demo_config",
+    "finetune_on_clips",
+    "pixels_from_frames",
+    "save_atomically",
+    "weight_decay_groups",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "runs" / "demo"
@@ -53,31 +73,9 @@ def demo_config() -> VideoMAEConfig:
     )
 
 
-def pixels_from_frames(frames: np.ndarray[Any, Any]) -> torch.Tensor:
+def pixels_from_frames(frames: np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:
     """Turn uint8 clips [B, T, H, W, 3] into the model's input, float32 [B, T, 3, H, W], by ImageNet's mean and deviation."""
-    return (torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float() / 255 - _MEAN) / _STD
-
-
-def cosine_with_warmup(step: int, warmup_steps: int, steps: int) -> float:
-    """Return the factor of the learning rate at a step: a line up, then half a cosine down to zero."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
-
-
-def weight_decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters into matrices, which decay, and vectors (biases, norms), which do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """Save beside the path and rename, so that a kill leaves the old checkpoint or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    return (torch.as_tensor(frames).permute(0, 1, 4, 2, 3).float() / 255 - _MEAN) / _STD
 
 
 def append_row(name: str, row: dict[str, Any]) -> None:
@@ -95,67 +93,28 @@ def append_row(name: str, row: dict[str, Any]) -> None:
         file.write(json.dumps(row | {"conditions": conditions}) + "\n")
 
 
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """How a classifier is finetuned, from the pretrained encoder, from scratch, or again after pruning."""
+class FramesClassifier(torch.nn.Module):
+    """From uint8 clips [B, T, H, W, 3] to logits, so that a set of clips stays small until its batch is due."""
 
-    seed: int = 0
-    clips: int = 40_000
-    epochs: int = 3
-    batch: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_share: float = 0.1
-    label_smoothing: float = 0.1
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
 
-
-def finetune(model: torch.nn.Module, config: FinetuneConfig, checkpoint: Path | None = None) -> list[float]:
-    """Train all weights of a VideoMAE classifier in place on the first ``clips`` of the train split; return a loss an epoch.
-
-    With a ``checkpoint`` path, an epoch that was finished is not run again after a kill.
-    """
-    clips = demo_clips("train", config.clips)
-    optimizer = torch.optim.AdamW(weight_decay_groups(model, config.weight_decay), lr=config.learning_rate, fused=True)
-    steps_an_epoch = config.clips // config.batch
-    steps = steps_an_epoch * config.epochs
-    first, losses = 0, []
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, losses = state["epoch"], state["losses"]
-    model.train()
-    for epoch in range(first, config.epochs):
-        order = np.random.default_rng([config.seed, epoch]).permutation(config.clips)
-        total = 0.0
-        for step in range(steps_an_epoch):
-            chosen = order[step * config.batch : (step + 1) * config.batch]
-            logits = model(pixel_values=pixels_from_frames(clips.frames[chosen])).logits
-            target = torch.from_numpy(clips.labels[chosen])
-            loss = torch.nn.functional.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            factor = cosine_with_warmup(epoch * steps_an_epoch + step, int(steps * config.warmup_share) or 1, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
-            optimizer.step()
-            optimizer.zero_grad()
-            total += loss.item()
-        losses.append(total / steps_an_epoch)
-        if checkpoint:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, "losses": losses}
-            save_atomically(state, checkpoint)
-    model.eval()
-    return losses
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Preprocess and classify."""
+        logits: torch.Tensor = self.model(pixel_values=pixels_from_frames(frames)).logits
+        return logits
 
 
-@torch.no_grad()
+def finetune_on_clips(
+    model: torch.nn.Module, clips: int, config: FinetuneConfig, checkpoint: Path | None = None
+) -> list[float]:
+    """Train all weights of a VideoMAE classifier in place on the first ``clips`` of the train split; return a loss an epoch."""
+    train = demo_clips("train", clips)
+    return finetune(FramesClassifier(model), torch.from_numpy(train.frames), torch.from_numpy(train.labels), config, checkpoint)
+
+
 def accuracy(model: torch.nn.Module) -> float:
     """Return the top-1 accuracy on the 2,000 clips of the test split."""
     clips = demo_clips("test")
-    model.eval()
-    right = 0
-    for first in range(0, len(clips.labels), 250):
-        logits = model(pixel_values=pixels_from_frames(clips.frames[first : first + 250])).logits
-        right += int((logits.argmax(-1).numpy() == clips.labels[first : first + 250]).sum())
-    return right / len(clips.labels)
+    return evaluate(FramesClassifier(model), torch.from_numpy(clips.frames), torch.from_numpy(clips.labels)).top1

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CLIP_SHAPE", "LABELS", "Clips", "demo_clips", "draw_clips"]
+__all__ = ["CLIP_SHAPE", "LABELS", "SPLITS", "Clips", "demo_clips", "draw_clips"]
 
 _FRAMES, _SIZE = 8, 16
 CLIP_SHAPE = (_FRAMES, _SIZE, _SIZE, 3)
 _DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns) per frame
 LABELS = tuple(f"{digit} moving {direction}" for digit in range(10) for direction in _DIRECTIONS)
 _FIRST_TEST_IMAGE = 1400  # images from here on are seen by no training clip
-_SPLITS = {"train": (40_000, 1), "test": (2_000, 2)}  # clips in the split, seed
+SPLITS = {"train": (40_000, 1), "test": (2_000, 2)}  # clips in the split, seed
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def demo_clips(split: str, count: int | None = None) -> Clips:
     Raises:
         ValueError: the split is unknown or holds fewer than ``count`` clips.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"demo_clips: no split {split!r}; choose from {', '.join(_SPLITS)}")
-    size, seed = _SPLITS[split]
+    if split not in SPLITS:
+        raise ValueError(f"demo_clips: no split {split!r}; choose from {', '.join(SPLITS)}")
+    size, seed = SPLITS[split]
     count = size if count is None else count
     if not 0 < count <= size:
         raise ValueError(f"demo_clips: {count} clips asked of the {split} split, which holds {size}; ask for 1 to {size}")

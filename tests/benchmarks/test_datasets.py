@@ -34,6 +34,81 @@ def test_open_dataset_demo_rejects_a_bundle_with_other_labels(tmp_path):
         open_dataset("demo", info)
 
 
+def test_open_dataset_demo_train_is_the_train_split(bundle):
+    dataset = open_dataset("demo:train", read_bundle(bundle), enough=300)
+    clips = demo_clips("train", 300)
+    np.testing.assert_array_equal(dataset.take(range(300)), clips.frames)
+    np.testing.assert_array_equal(dataset.labels, clips.labels)
+
+
+def test_open_dataset_demo_makes_no_more_than_the_split_has(bundle):
+    assert open_dataset("demo", read_bundle(bundle), enough=3_000).count == 2000
+
+
+def test_open_dataset_without_labels_takes_demo_for_any_classes(tmp_path):
+    info = read_bundle(write_bundle(tmp_path / "other", labels=["a", "b"]))
+    dataset = open_dataset("demo", info, labelled=False, enough=3)
+    assert (dataset.count, len(dataset.labels)) == (3, 0)
+
+
+def test_open_dataset_without_labels_keeps_those_that_fit(bundle, tmp_path):
+    file = save_arrays(tmp_path / "a.npz", labels=np.array([5, 0, 39]))
+    assert open_dataset(str(file), read_bundle(bundle), labelled=False).labels.tolist() == [5, 0, 39]
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1, 40]), None])
+def test_open_dataset_without_labels_leaves_out_what_does_not_fit(bundle, tmp_path, labels):
+    frames = np.zeros((3, 8, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", frames=frames, **({} if labels is None else {"labels": labels}))
+    dataset = open_dataset(str(tmp_path / "a.npz"), read_bundle(bundle), labelled=False)
+    assert (dataset.count, len(dataset.labels)) == (3, 0)
+
+
+def test_open_dataset_without_labels_leaves_them_out_where_a_file_lacks_them(bundle, tmp_path):
+    (tmp_path / "data").mkdir()
+    save_arrays(tmp_path / "data" / "a.npz")
+    np.savez(tmp_path / "data" / "b.npz", frames=np.zeros((2, 8, 16, 16, 3), np.uint8))
+    dataset = open_dataset(str(tmp_path / "data"), read_bundle(bundle), labelled=False)
+    assert (dataset.count, len(dataset.labels)) == (5, 0)
+
+
+def test_open_dataset_without_labels_reads_a_flat_folder_of_images(image_bundle, tmp_path):
+    save_image(tmp_path / "data" / "b.png", (8, 8), (9, 9, 9))
+    save_image(tmp_path / "data" / "a.png", (8, 8))
+    (tmp_path / "data" / "notes.txt").write_text("no image")
+    dataset = open_dataset(str(tmp_path / "data"), read_bundle(image_bundle), labelled=False)
+    assert dataset.take([1, 0])[:, 0, 0].tolist() == [[9, 9, 9], [200, 10, 10]]
+    assert len(dataset.labels) == 0
+
+
+def test_open_dataset_without_labels_reads_folders_of_other_classes(image_bundle, tmp_path):
+    save_image(tmp_path / "data" / "bird" / "a.png", (8, 8))
+    save_image(tmp_path / "data" / "cat" / "a.png", (8, 8))
+    dataset = open_dataset(str(tmp_path / "data"), read_bundle(image_bundle), labelled=False)
+    assert (dataset.count, len(dataset.labels)) == (2, 0)
+
+
+def test_open_dataset_rejects_a_flat_folder_where_labels_are_needed(image_bundle, tmp_path):
+    save_image(tmp_path / "data" / "a.png", (8, 8))
+    with pytest.raises(BenchError, match=r"holds no .npz files and no class folders with .png or .jpg images"):
+        open_dataset(str(tmp_path / "data"), read_bundle(image_bundle))
+
+
+def test_open_dataset_without_labels_rejects_an_empty_folder(image_bundle, tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(BenchError, match=r"holds no .npz files and no .png or .jpg images in it or in folders"):
+        open_dataset(str(tmp_path / "data"), read_bundle(image_bundle), labelled=False)
+
+
+def test_take_reads_across_files_in_the_order_asked_for(bundle, tmp_path):
+    (tmp_path / "data").mkdir()
+    frames = np.arange(7, dtype=np.uint8)[:, None, None, None, None] + np.zeros((7, 8, 16, 16, 3), np.uint8)
+    save_arrays(tmp_path / "data" / "a.npz", frames[:3])
+    save_arrays(tmp_path / "data" / "b.npz", frames[3:])
+    dataset = open_dataset(str(tmp_path / "data"), read_bundle(bundle))
+    assert dataset.take([6, 0, 3, 2])[:, 0, 0, 0, 0].tolist() == [6, 0, 3, 2]
+
+
 def test_open_dataset_reads_a_folder_of_arrays_in_order(bundle, tmp_path):
     (tmp_path / "data").mkdir()
     save_arrays(tmp_path / "data" / "a.npz", labels=np.array([1, 2, 3]))
