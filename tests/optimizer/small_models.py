@@ -8,6 +8,7 @@ from torch import nn
 from shallowvit.models import InputSpec
 from shallowvit.models.load import loaded_from_module
 from shallowvit.models.raw import RawModel
+from shallowvit.scoring.records import BlockWeights, Matrix
 
 
 class Block(nn.Module):
@@ -69,3 +70,15 @@ def bypassed(model, removed):
 
 def _pass_through(hidden, *_args, **_kwargs):
     return hidden
+
+
+def blocks_of(*weights):
+    """One block a matrix, or a list of matrices, in one stack."""
+    return [
+        BlockWeights(index, "blocks", f"blocks.{index}", tuple(_matrix(str(n), one) for n, one in enumerate(matrices)))
+        for index, matrices in enumerate(one if isinstance(one, list) else [one] for one in weights)
+    ]
+
+
+def _matrix(name, values):
+    return Matrix(name, tuple(values.shape), lambda: values)

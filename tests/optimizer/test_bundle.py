@@ -93,6 +93,16 @@ def test_verify_extra_file_raises_and_names_it(copied, name):
         verify(copied)
 
 
+def test_export_manifest_says_why_each_block_went(bundle, pruned_video):
+    assert bundle.manifest.plan.why == pruned_video.plan.why
+    assert [text.partition(" ")[0] for text in bundle.manifest.plan.why] == ["entropy"] * len(bundle.manifest.plan.removed)
+
+
+def test_verify_manifest_from_before_the_whys_passes(copied):
+    _edit(copied, lambda manifest: manifest["plan"].pop("why"))
+    assert verify(copied).manifest.plan.why == ()
+
+
 def _drop_graph(manifest):
     del manifest["files"]["model.onnx"]
 

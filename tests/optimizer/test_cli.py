@@ -57,7 +57,7 @@ def test_help_of_a_command_works_with_the_extras_blocked(command):
 
 
 def test_missing_extra_names_what_to_install(video_folder):
-    done = _without(("transformers",), "score", f"hf:{video_folder}")
+    done = _without(("transformers",), "score", f"hf:{video_folder}", "--criterion", "auto")
     assert done.returncode == 1
     assert done.stderr.strip().endswith("Run: pip install 'shallowvit[transformers]'")
     assert "Traceback" not in done.stderr
@@ -74,10 +74,10 @@ def test_console_script_prints_its_version():
 def test_score_json_is_one_object_and_nothing_else(run, video_folder, video_model):
     code, out, err = run("score", f"hf:{video_folder}", "--json", "--prune-ratio", "0.3")
     record = json.loads(out)
-    assert (code, err) == (0, "")
-    assert [row["block"] for row in record["scores"]] == [0, 1, 2, 3]
-    assert [row["path"] for row in record["scores"]] == [block.path for block in video_model.blocks]
-    assert all(isinstance(row["score"], float) for row in record["scores"])
+    assert (code, err.splitlines()) == (0, [f"warning: {warning}" for warning in record["warnings"]])
+    assert [row["block"] for row in record["blocks"]] == [0, 1, 2, 3]
+    assert [row["path"] for row in record["blocks"]] == [block.path for block in video_model.blocks]
+    assert all(isinstance(row["score"], float) for row in record["blocks"])
     assert (record["criterion"], record["settings"]) == ("entropy", {"mantissa_bits": 7})
     assert record["would_remove"] == record["removal_order"][:1]
 
@@ -87,7 +87,7 @@ def test_score_options_reach_the_criterion(run, video_folder):
     assert (code, json.loads(out)["settings"]) == (0, {"mantissa_bits": 23})
     assert err.startswith("warning: entropy with 23 mantissa bits is saturated")
     drawn = [json.loads(run("score", video_folder, "--json", "--criterion", "random", "--seed", seed)[1]) for seed in (1, 2)]
-    assert drawn[0]["scores"] != drawn[1]["scores"]
+    assert drawn[0]["blocks"] != drawn[1]["blocks"]
 
 
 def test_score_prints_every_block_by_its_path(run, video_folder, video_model):
@@ -95,6 +95,54 @@ def test_score_prints_every_block_by_its_path(run, video_folder, video_model):
     assert code == 0
     assert all(block.path in out for block in video_model.blocks)
     assert out.count("removed") == 2
+
+
+def test_score_compare_puts_criteria_side_by_side(run, video_folder):
+    code, out, _ = run("score", video_folder, "--compare", "l1,random,bypass", "--prune-ratio", "0.3")
+    assert code == 0
+    assert "Spearman with entropy" in out
+    assert [name for name in ("depth", "l1", "random") if f"│ {name} " not in out] == []
+    assert "left out: bypass: needs labelled data" in out
+    record = json.loads(run("score", video_folder, "--json", "--compare", "all")[1])
+    assert record["spearman"]["entropy"]["entropy"] == 1
+    assert record["spearman"]["entropy"]["depth"] == record["spearman"]["depth"]["entropy"]
+    assert {"block-influence", "bypass"} <= set(record["left_out"])
+
+
+def test_score_saved_scores_decide_what_prune_removes(run, video_folder, tmp_path):
+    saved = tmp_path / "scores.json"
+    assert run("score", video_folder, "--criterion", "l1", "--save", saved)[0] == 0
+    order = json.loads(saved.read_text())["removal_order"]
+    code, out, _ = run("prune", video_folder, "--scores", saved, "--prune-ratio", "0.5", "-o", tmp_path / "out", "--json")
+    assert (code, json.loads(out)["plan"]["removed"]) == (0, sorted(order[:2]))
+    code, _, err = run("score", video_folder, "--save", saved)
+    assert (code, "exists; choose another --save" in err) == (1, True)
+
+
+def test_prune_scores_of_other_weights_are_refused(run, video_folder, tmp_path):
+    from ..conftest import save_video_model
+
+    other = save_video_model(tmp_path / "other", seed=1)
+    assert run("score", other, "--save", tmp_path / "scores.json")[0] == 0
+    words = ("--scores", tmp_path / "scores.json", "--prune-ratio", "0.5", "-o", tmp_path / "out")
+    code, out, err = run("prune", video_folder, *words)
+    assert (code, out) == (1, "")
+    assert "the scores were computed on" in err
+    assert not (tmp_path / "out").exists()
+    code, _, err = run("prune", other, *words, "--criterion", "l1")
+    assert (code, "already says how the blocks were scored; leave out the criterion" in err) == (1, True)
+
+
+def test_score_block_0_among_the_removed_is_warned_of(run, video_folder):
+    assert "warning: block 0 goes" not in run("score", video_folder, "--criterion", "depth", "--prune-ratio", "0.75")[2]
+    saved = run("score", video_folder, "--criterion", "random", "--seed", "2", "--prune-ratio", "0.75", "--json")
+    assert ("warning: block 0 goes" in saved[2]) == (0 in json.loads(saved[1])["would_remove"])
+
+
+def test_prune_selection_options_reach_the_plan(run, video_folder, tmp_path):
+    words = ("--criterion", "depth", "--prune-ratio", "0.5", "--protect", "last", "--select", "interval")
+    code, out, _ = run("prune", video_folder, *words, "-o", tmp_path / "out", "--json")
+    assert (code, json.loads(out)["plan"]["removed"]) == (0, [1, 2])
 
 
 def test_score_plot_is_written_once(run, video_folder, tmp_path):
@@ -199,15 +247,15 @@ def test_verify_damaged_bundle_exits_with_1_and_one_sentence(run, bundle, tmp_pa
         (["export", "SOURCE", "-o", "OUT", "--remove", "0-3"], "all 4 blocks of videomae.encoder.layer would be removed"),
         (["export", "SOURCE", "-o", "OUT", "--remove", "1", "--keep", "2"], "--remove and --keep exclude each other"),
         (["export", "SOURCE", "-o", "no/such/folder"], "create it first"),
-        (["prune", "SOURCE", "-o", "OUT"], "nothing to remove; give --prune-ratio, --remove or --keep"),
+        (["prune", "SOURCE", "-o", "OUT"], "nothing to remove; give --prune-ratio, --remove, --keep or --quota"),
         (["prune", "SOURCE", "-o", "OUT", "--prune-ratio", "1.2"], "--prune-ratio 1.2 is out of range"),
         (["prune", "SOURCE", "-o", "OUT", "--prune-ratio", "0.9"], "would remove all 4 blocks"),
         (["prune", "SOURCE", "-o", "OUT", "--remove", "7"], "names block 7, but the model has blocks 0 to 3"),
         (["prune", "SOURCE", "-o", "SOURCE", "--remove", "1"], "exists; choose another --out"),
         (["prune", "SOURCE", "-o", "SOURCE", "--remove", "1", "--force"], "is the source itself, so --force leaves it"),
-        (["score", "SOURCE", "--criterion", "size"], "unknown criterion 'size'; choose from entropy, l1, depth, random"),
+        (["score", "SOURCE", "--criterion", "size"], "unknown criterion 'size'; choose from entropy, interval-entropy, "),
         (["score", "SOURCE", "--mantissa-bits", "30"], "--mantissa-bits 30 is out of range"),
-        (["score", "SOURCE", "--blocks", "nope"], "--blocks nope: no ModuleList"),
+        (["score", "SOURCE", "--blocks", "nope"], "no blocks under nope in"),
         (["score", "no.safetensors"], "no file no.safetensors"),
         (["score", "nothing"], "'nothing' is no known source"),
         (["verify", "OUT"], "no folder"),

@@ -1,135 +1,16 @@
+import importlib
 import math
 
-import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from shallowvit import ScoreConfig, ShallowvitError, score
-from shallowvit.scoring import CRITERIA, BlockScore, BlockScores
-from shallowvit.scoring.entropy import weight_entropy
+from shallowvit import PlanConfig, ScoreConfig, ShallowvitError, plan, score
+from shallowvit.scoring import CRITERIA, BlockScore, BlockScores, score_checkpoint
 
 from .small_models import Block, Stacked, loaded, stacked
-
-RNG = np.random.default_rng(0)
-
-
-def _weights(name):
-    normal = torch.from_numpy(RNG.standard_normal(5000).astype(np.float32)) * 0.02
-    return {
-        "random": normal,
-        "tied": (normal * 300).round() / 300,
-        "denormal": torch.from_numpy(RNG.integers(-4000, 4000, 5000).astype(np.float32)) * np.float32(1e-45),
-        "signed zeros": torch.tensor([0.0, -0.0, 0.0, 1.0, -1.0]),
-        "fp16-valued": normal.half().float(),
-        "bf16-valued": normal.bfloat16().float(),
-        "one value": torch.full((100,), 0.3),
-        "one weight": torch.tensor([0.3]),
-        "largest": torch.tensor([3.4028235e38, -3.4028235e38, 1.0, 2.0]),
-    }[name].reshape(1, -1)
-
-
-CASES = [
-    "random",
-    "tied",
-    "denormal",
-    "signed zeros",
-    "fp16-valued",
-    "bf16-valued",
-    "one value",
-    "one weight",
-    "largest",
-]
-
-
-def _counted(values):
-    """The released implementation: pandas value counts of float64, scipy's entropy in nats."""
-    return float(scipy.stats.entropy(pd.Series(np.asarray(values, dtype=np.float64)).value_counts().to_numpy()))
-
-
-def _rounded_slowly(values, mantissa_bits):
-    """Round to nearest, ties to even, value by value in float64 (where each step is exact)."""
-    out = []
-    for value in np.asarray(values, dtype=np.float64).ravel():
-        # fp32 spaces its values 2**-149 apart below the smallest normal number
-        exponent = max(math.frexp(value)[1] - 1, -126) if value else -126
-        unit = math.ldexp(1.0, exponent - mantissa_bits)
-        out.append(round(value / unit) * unit)
-    return out
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_weight_entropy_exact_equals_released_implementation(case):
-    weights = _weights(case)
-    assert weight_entropy([weights], 23) == pytest.approx(_counted(weights.ravel().numpy()), abs=1e-9)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_weight_entropy_7_bits_equals_torch_bfloat16(case):
-    weights = _weights(case)
-    assert weight_entropy([weights], 7) == pytest.approx(_counted(weights.bfloat16().float().ravel().numpy()), abs=1e-9)
-
-
-@pytest.mark.parametrize("mantissa_bits", [1, 4, 7, 8, 10, 16, 22])
-@pytest.mark.parametrize("case", ["random", "tied", "denormal", "signed zeros", "one value"])
-def test_weight_entropy_reduced_mantissa_equals_slow_rounding(case, mantissa_bits):
-    weights = _weights(case)
-    expected = _counted(_rounded_slowly(weights.numpy(), mantissa_bits))
-    assert weight_entropy([weights], mantissa_bits) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("mantissa_bits", [7, 23])
-def test_weight_entropy_one_value_is_plain_zero(mantissa_bits):
-    found = weight_entropy([torch.ones(3, 3)], mantissa_bits)
-    assert found == 0.0
-    assert math.copysign(1, found) == 1
-
-
-@pytest.mark.parametrize("mantissa_bits", [7, 23])
-def test_weight_entropy_several_matrices_are_counted_together(mantissa_bits):
-    one, other = _weights("random"), _weights("tied")
-    together = torch.cat([one, other], dim=1)
-    assert weight_entropy([one, other], mantissa_bits) == pytest.approx(weight_entropy([together], mantissa_bits), abs=1e-12)
-
-
-@pytest.mark.parametrize("mantissa_bits", [7, 23])
-def test_weight_entropy_uniform_counts_give_ln_n(mantissa_bits):
-    assert weight_entropy([2.0 ** torch.arange(16.0).reshape(4, 4)], mantissa_bits) == pytest.approx(math.log(16), abs=1e-12)
-
-
-def test_weight_entropy_transposed_weights_score_the_same():
-    weights = _weights("random").reshape(50, 100)
-    assert weight_entropy([weights.T], 7) == weight_entropy([weights], 7)
-
-
-_seeds = st.integers(0, 2**32 - 1)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=_seeds, power=st.integers(-20, 20), mantissa_bits=st.integers(1, 23))
-def test_weight_entropy_power_of_two_rescaling_changes_nothing(seed, power, mantissa_bits):
-    weights = torch.randn(20, 30, generator=torch.Generator().manual_seed(seed))
-    assert weight_entropy([weights * 2.0**power], mantissa_bits) == pytest.approx(
-        weight_entropy([weights], mantissa_bits), abs=1e-12
-    )
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=_seeds)
-def test_weight_entropy_bf16_storage_gives_same_7_bit_score(seed):
-    weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(seed)) * 0.02
-    assert weight_entropy([weights.bfloat16()], 7) == weight_entropy([weights], 7)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=_seeds, mantissa_bits=st.integers(1, 23))
-def test_weight_entropy_is_between_zero_and_ln_n(seed, mantissa_bits):
-    weights = torch.randn(10, 10, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
-    assert 0 <= weight_entropy([weights], mantissa_bits) <= math.log(100) + 1e-12
 
 
 @settings(max_examples=10, deadline=None)
@@ -203,9 +84,62 @@ def test_score_random_depends_on_the_seed_alone():
     assert drawn[0] != [row.score for row in score(stacked(6), ScoreConfig("random", seed=8)).blocks]
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.needs == "nothing" and name != "mix"])
 def test_score_second_run_is_equal(criterion):
     assert score(stacked(4), ScoreConfig(criterion)) == score(stacked(4), ScoreConfig(criterion))
+
+
+@pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.needs != "nothing"])
+def test_score_without_the_data_it_needs_raises(criterion):
+    with pytest.raises(
+        ShallowvitError, match=rf"{criterion} runs the model on (un)?labelled inputs; give some with --calibration"
+    ):
+        score(stacked(4), ScoreConfig(criterion))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_criteria_name_a_function_that_is_there(criterion):
+    module, _, name = CRITERIA[criterion].function.partition(":")
+    assert getattr(importlib.import_module(f"shallowvit.scoring.{module}"), name).__doc__
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_criteria_read_settings_that_exist(criterion):
+    assert set(CRITERIA[criterion].settings) <= set(ScoreConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bins": 1}, "--bins 1 is too few; give at least 2"),
+        ({"bin_range": "all"}, "unknown --bin-range 'all'; choose from own, common"),
+        ({"metric": "top5"}, "unknown --metric 'top5'; choose from loss, accuracy"),
+        ({"samples": 0}, "--samples 0: give at least 1"),
+        ({"finetune_items": 0}, "--finetune-items 0: give at least 1"),
+    ],
+)
+def test_score_config_bad_settings_raise(settings, message):
+    with pytest.raises(ShallowvitError, match=message):
+        ScoreConfig(**settings)
+
+
+def test_score_checkpoint_criterion_that_runs_the_model_raises(video_folder):
+    with pytest.raises(ShallowvitError, match=r"bypass runs the model, but .* holds weights alone; say what they belong to"):
+        score_checkpoint(video_folder, ScoreConfig("bypass"))
+
+
+def test_score_checkpoint_made_of_others_equals_the_loaded_models(video_folder, video_model):
+    for config in (ScoreConfig("mix", mix="entropy=1,l1=2"), ScoreConfig("auto")):
+        ours, theirs = score_checkpoint(video_folder, config), score(video_model, config)
+        assert [row.score for row in ours.blocks] == [row.score for row in theirs.blocks]
+
+
+def test_plan_takes_scores_of_the_checkpoint_and_refuses_those_without_a_fingerprint(video_folder, video_model):
+    config = PlanConfig(prune_ratio=0.5)
+    expected = plan(video_model, score(video_model), config).removed
+    assert plan(video_model, score_checkpoint(video_folder), config).removed == expected
+    with pytest.raises(ShallowvitError, match="the scores were computed on blocks with weights unknown"):
+        plan(video_model, score_checkpoint(video_folder, fingerprint=False), config)
 
 
 def test_score_says_which_weights_and_settings_it_used():
@@ -219,11 +153,13 @@ def test_score_says_which_weights_and_settings_it_used():
 def test_score_exact_entropy_of_small_blocks_warns_of_saturation():
     (warning,) = score(stacked(3), ScoreConfig("entropy", 23)).warnings
     assert "entropy with 23 mantissa bits is saturated" in warning
-    assert score(_with_weights("rich", "flat"), ScoreConfig("entropy", 23)).warnings == ()
+    found = score(_with_weights("rich", "flat"), ScoreConfig("entropy", 23)).warnings
+    assert any("the smallest block has 16,384" in warning for warning in found)
+    assert not any("saturated" in warning for warning in found)
 
 
 def test_score_unknown_criterion_raises_with_choices():
-    with pytest.raises(ShallowvitError, match="unknown criterion 'entropie'; choose from entropy, l1, depth, random"):
+    with pytest.raises(ShallowvitError, match="unknown criterion 'entropie'; choose from entropy, interval-entropy, "):
         ScoreConfig("entropie")
 
 

@@ -47,6 +47,8 @@ class Score(_Record):
     path: str
     score: float
     weights: int
+    stack: str = ""
+    noise: float | None = None
 
 
 class Scores(_Record):
@@ -55,17 +57,18 @@ class Scores(_Record):
     criterion: str
     needs: str
     unit: str
-    settings: dict[str, int]
+    settings: dict[str, int | float | str | None]
     blocks: tuple[Score, ...]
 
 
 class Plan(_Record):
-    """Which blocks went, by number and module path, and what it saved."""
+    """Which blocks went, by number and module path, why each of them, and what it saved."""
 
     removed: tuple[int, ...]
     kept: tuple[int, ...]
     paths: tuple[str, ...]
     reason: str
+    why: tuple[str, ...] = ()
     parameters_before: int
     parameters_after: int
     flops_before: int

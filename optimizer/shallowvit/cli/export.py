@@ -10,7 +10,29 @@ from ..errors import ShallowvitError
 from ..exporting.records import ExportConfig, Precision
 from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
-from .options import Arch, Blocks, Criterion, Force, Json, Keep, MantissaBits, Out, PruneRatio, Quiet, Remove, Seed, Source
+from .options import (
+    Arch,
+    Blocks,
+    Calibration,
+    Criterion,
+    Force,
+    Json,
+    Keep,
+    MantissaBits,
+    MaxGaps,
+    Mix,
+    Out,
+    Protect,
+    PruneRatio,
+    Quiet,
+    Quota,
+    Remove,
+    Samples,
+    ScoresFile,
+    Seed,
+    Select,
+    Source,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +48,16 @@ def export(
     prune_ratio: PruneRatio = None,
     remove: Remove = None,
     keep: Keep = None,
+    select: Select = PlanConfig.select,
+    protect: Protect = None,
+    quota: Quota = None,
+    max_gaps: MaxGaps = PlanConfig.max_gaps,
     criterion: Criterion = ScoreConfig.criterion,
+    scores: ScoresFile = None,
     mantissa_bits: MantissaBits = ScoreConfig.mantissa_bits,
+    calibration: Calibration = ScoreConfig.data,
+    samples: Samples = ScoreConfig.samples,
+    mix: Mix = ScoreConfig.mix,
     seed: Seed = ScoreConfig.seed,
     precision: Annotated[
         str, typer.Option(help="What the graph computes in: fp32, fp16 or bf16; inputs and outputs stay fp32.")
@@ -53,22 +83,22 @@ def export(
 ) -> None:
     """Run the line: score, plan, prune, export to ONNX, check, and write a bundle.
 
-    Without --prune-ratio, --remove or --keep the whole model is exported.
+    Without --prune-ratio, --remove, --keep or --quota the whole model is exported.
     """
     _check_engine(engine)
-    score_config = ScoreConfig(criterion, mantissa_bits, seed)
-    plan_config = PlanConfig(prune_ratio, remove, keep)
+    score_config = ScoreConfig(criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed)
+    plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps)
     export_config = ExportConfig(_precision(precision), opset, embed_preprocessing, _frame_size(frame_size))
     _check_paths(source, out, force, data)
     from .. import bundle
     from . import printing
-    from .prune import pruned_from_options
+    from .prune import check_scores_file, pruned_from_options
 
+    check_scores_file(scores, score_config)
     model = printing.load_model(source, arch, blocks, quiet)
     with printing.progress("removing blocks", quiet):
-        pruned = pruned_from_options(model, score_config, plan_config)
-    if pruned.plan.scores:
-        printing.print_warnings(pruned.plan.scores.warnings)
+        pruned = pruned_from_options(model, score_config, plan_config, scores)
+    printing.print_warnings(pruned.plan.warnings)
     if not json:
         printing.print_pruning(model, pruned.plan)
     with printing.progress("exporting, checking and bundling", quiet):

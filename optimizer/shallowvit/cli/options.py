@@ -7,21 +7,41 @@ from typing import Annotated
 
 import typer
 
+from ..scoring.criteria import CRITERIA, Scope
+from ..scoring.records import Needs
+
 __all__ = [
     "Arch",
     "Blocks",
+    "Calibration",
     "Criterion",
     "Force",
     "Json",
     "Keep",
     "MantissaBits",
+    "MaxGaps",
+    "Mix",
     "Out",
+    "Protect",
     "PruneRatio",
     "Quiet",
+    "Quota",
     "Remove",
+    "Samples",
+    "ScoresFile",
     "Seed",
+    "Select",
     "Source",
 ]
+
+
+def _criteria(needs: Needs | None = None) -> str:
+    """The names of the criteria that need this, or of those made of others."""
+    rows = CRITERIA.items()
+    if needs is None:
+        return ", ".join(name for name, row in rows if row.scope is Scope.COMPOSED)
+    return ", ".join(name for name, row in rows if row.scope is not Scope.COMPOSED and row.needs is needs)
+
 
 Source = Annotated[
     str,
@@ -41,19 +61,59 @@ Blocks = Annotated[
     typer.Option(metavar="PATHS", help="Module paths of the lists of blocks, with commas; found by structure by default."),
 ]
 Criterion = Annotated[
-    str, typer.Option(help="What ranks the blocks: entropy, l1, depth or random; the lowest scores go first.")
+    str,
+    typer.Option(
+        help="What ranks the blocks; the lowest scores go first. From the weights alone: "
+        f"{_criteria(Needs.NOTHING)}. With --calibration: {_criteria(Needs.UNLABELLED)}. With labels in it too: "
+        f"{_criteria(Needs.LABELLED)}. Made of others: {_criteria()}."
+    ),
 ]
 MantissaBits = Annotated[
     int,
     typer.Option(help="Of entropy: mantissa bits the weights are rounded to; 23 counts exact values, as the released code."),
 ]
-Seed = Annotated[int, typer.Option(help="Of random.")]
+Seed = Annotated[int, typer.Option(help="Of random, and of which items of the calibration data are drawn.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Inputs for criteria that run the model: demo:train, a .npz, or a folder of .npz files or of images (class "
+        "folders where labels are needed). Best not what you measure accuracy on.",
+    ),
+]
+Samples = Annotated[int, typer.Option(help="Items of the calibration data to use.")]
+Mix = Annotated[
+    str, typer.Option(metavar="CRITERION=WEIGHT,...", help="Of mix: the criteria whose ranks are averaged, and their weights.")
+]
+ScoresFile = Annotated[
+    Path | None,
+    typer.Option("--scores", metavar="FILE", help="Rank by scores saved with score --save; refused for other weights."),
+]
 PruneRatio = Annotated[
     float | None,
     typer.Option(help="Share of the blocks to remove, 0 <= ratio < 1; the nearest whole number, a half rounded down."),
 ]
 Remove = Annotated[str | None, typer.Option(metavar="BLOCKS", help="Blocks to remove, counted from 0: 3,7 or 8-11.")]
 Keep = Annotated[str | None, typer.Option(metavar="BLOCKS", help="Blocks to keep, counted from 0: 0-5; all others go.")]
+Select = Annotated[
+    str,
+    typer.Option(
+        help="How scores become a choice: prefix (the lowest), iterative (one at a time, scored again after each), interval "
+        "(one run of neighbours) or gaps (the least sum that leaves few gaps)."
+    ),
+]
+Protect = Annotated[
+    str | None, typer.Option(metavar="BLOCKS", help="Blocks that must stay: first,last,3 or 0-2; first and last of each stack.")
+]
+Quota = Annotated[
+    str | None,
+    typer.Option(
+        metavar="even|PATH=N,...", help="even: the same ratio of each stack. PATH=N: that many of each, in place of a ratio."
+    ),
+]
+MaxGaps = Annotated[
+    int, typer.Option(help="Of gaps: how many removed runs may have a kept block of their stack on both sides.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write; it appears only when whole.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output folder whole if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]

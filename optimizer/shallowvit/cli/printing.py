@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,28 +12,32 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from ..bundle import Bundle
     from ..models import LoadedModel
     from ..pruning import PruningPlan
-    from ..scoring import BlockScores
+    from ..scoring import BlockScores, Comparison
 
 __all__ = [
     "load_model",
     "print_bundle",
+    "print_comparison",
     "print_json",
     "print_line",
     "print_model",
     "print_plan",
     "print_pruning",
     "print_scores",
+    "print_subject",
     "print_warnings",
     "progress",
     "scores_record",
+    "split",
 ]
 
 _BAR = 24
+_WIDTH = 140  # of tables, where stdout is no terminal
 
 
 @contextmanager
@@ -51,7 +56,12 @@ def load_model(source: str, arch: str | None, blocks: str | None, quiet: bool) -
     from ..models import load
 
     with progress(f"loading {source}", quiet):
-        return load(source, arch=arch, blocks=blocks.split(",") if blocks else ())
+        return load(source, arch=arch, blocks=split(blocks))
+
+
+def split(blocks: str | None) -> tuple[str, ...]:
+    """Split the paths that --blocks was given."""
+    return tuple(blocks.split(",")) if blocks else ()
 
 
 def print_json(record: object) -> None:
@@ -82,47 +92,103 @@ def print_model(model: LoadedModel) -> None:
         print_line(f"  {mark} {stack}")
 
 
-def print_scores(model: LoadedModel, scores: BlockScores, plan: PruningPlan | None = None) -> None:
-    """Print a table of the scores with bars, in the order of the blocks, with the place of each in the order of removal."""
-    removal = {block: place + 1 for place, block in enumerate(scores.ascending)}
+def print_subject(source: str, model: LoadedModel | None, scores: BlockScores) -> None:
+    """Say what was scored: the model, or the checkpoint whose weights were read without building it."""
+    if model is not None:
+        print_model(model)
+        return
+    stacks = ", ".join(dict.fromkeys(row.stack for row in scores.blocks))
+    print_line(f"{source}: {len(scores.blocks)} blocks of {stacks}, found by the names of the weights (the model isn't built)")
+
+
+def print_scores(scores: BlockScores, removed: Collection[int] = ()) -> None:
+    """Print a table of the scores with bars, in the order of the blocks, with each one's place in the order of removal.
+
+    Beside it stands its place by depth alone (the last block first), and under it how well the two orders agree.
+    """
+    from ..scoring.comparison import rank_correlation
+
+    places = {block: place + 1 for place, block in enumerate(scores.ascending)}
     values = [row.score for row in scores.blocks]
     low, high = min(values), max(values)
-    settings = ", ".join(f"{name} {value}" for name, value in scores.settings.items())
-    table = Table(title=f"{scores.criterion}{f' ({settings})' if settings else ''}: higher means keep", title_justify="left")
+    if scores.reason:
+        print_line(scores.reason)
+    table = Table(title=_title(scores), title_justify="left")
     table.add_column("block", justify="right")
     table.add_column("path")
     table.add_column("weights", justify="right")
     table.add_column(scores.unit, justify="right")
     table.add_column("", width=_BAR)
     table.add_column("goes", justify="right")
+    table.add_column("last-k", justify="right")
     for row in scores.blocks:
         share = (row.score - low) / (high - low) if high > low else 1.0
-        gone = plan is not None and row.block in plan.removed
-        goes = f"{removal[row.block]}" + (" removed" if gone else "")
+        gone = row.block in removed
+        goes = f"{places[row.block]}" + (" removed" if gone else "")
         bar = "█" * max(1, round(share * _BAR))
+        last = str(len(values) - row.block)
         table.add_row(
-            str(row.block), row.path, f"{row.weights:,}", f"{row.score:.6g}", bar, goes, style="dim" if gone else None
+            str(row.block), row.path, f"{row.weights:,}", f"{row.score:.6g}", bar, goes, last, style="dim" if gone else None
         )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    _print_table(table)
+    agreement = rank_correlation(values, [-row.block for row in scores.blocks])
+    print_line(f"order against removing the last blocks (last-k): Spearman {agreement:+.2f}")
 
 
-def scores_record(model: LoadedModel, scores: BlockScores) -> dict[str, Any]:
-    """The scores as ``score --json`` prints them."""
-    return {
-        "source": model.origin.spec,
-        "architecture": model.origin.architecture,
-        "weights_sha256": scores.weights_sha256,
-        "criterion": scores.criterion,
-        "needs": scores.needs,
-        "unit": scores.unit,
-        "settings": scores.settings,
-        "stacks": [
+def print_comparison(compared: Comparison, removed: Collection[int]) -> None:
+    """Print each block's place in the order of removal by each criterion, and the rank correlations of all pairs.
+
+    A criterion's first few, as many as the first criterion removes, are marked.
+    """
+    names = [scores.criterion for scores in compared.scores]
+    places = [{block: place for place, block in enumerate(scores.ascending)} for scores in compared.scores]
+    marked = f"; the first {len(removed)} have a *" if removed else ""
+    table = Table(title=f"place in the order of removal (1 goes first{marked})", title_justify="left")
+    table.add_column("criterion")
+    for row in compared.scores[0].blocks:
+        table.add_column(str(row.block), justify="right")
+    table.add_column(f"Spearman with {names[0]}", justify="right")
+    table.add_column("with depth", justify="right")
+    depth = names.index("depth")
+    for name, order, correlations in zip(names, places, compared.spearman, strict=True):
+        cells = [f"{place + 1}{'*' if place < len(removed) else ''}" for _, place in sorted(order.items())]
+        table.add_row(name, *cells, f"{correlations[0]:+.2f}", f"{correlations[depth]:+.2f}")
+    _print_table(table)
+    if compared.skipped:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in compared.skipped:
+            reasons.setdefault(reason, []).append(name)
+        for reason, left_out in reasons.items():
+            print_line(f"left out: {', '.join(left_out)}: {reason}")
+
+
+def scores_record(source: str, model: LoadedModel | None, compared: Comparison) -> dict[str, Any]:
+    """The scores as ``score --json`` prints them; ``prune --scores`` reads it too."""
+    from ..scoring.saved import record_from_scores
+
+    record = {"source": source, **record_from_scores(compared.scores[0])}
+    if model is not None:
+        record["architecture"] = model.origin.architecture
+        record["stacks"] = [
             {"path": s.path, "class": s.class_name, "blocks": s.length, "parameters": s.parameters} for s in model.stacks
-        ],
-        "scores": [{"block": r.block, "path": r.path, "score": r.score, "weights": r.weights} for r in scores.blocks],
-        "removal_order": list(scores.ascending),
-        "warnings": list(scores.warnings),
+        ]
+    names = [scores.criterion for scores in compared.scores]
+    record["compared"] = [record_from_scores(scores) for scores in compared.scores[1:]]
+    record["spearman"] = {
+        one: {other: None if math.isnan(value) else value for other, value in zip(names, row, strict=True)}
+        for one, row in zip(names, compared.spearman, strict=True)
     }
+    record["left_out"] = dict(compared.skipped)
+    return record
+
+
+def _title(scores: BlockScores) -> str:
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in scores.settings.items())
+    return f"{scores.criterion}{f' ({settings})' if settings else ''}: higher means keep"
+
+
+def _print_table(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def print_plan(plan: PruningPlan) -> None:
@@ -141,7 +207,7 @@ def print_pruning(model: LoadedModel, plan: PruningPlan) -> None:
     """Say what was loaded, how its blocks scored if they were scored, and which go."""
     print_model(model)
     if plan.scores:
-        print_scores(model, plan.scores, plan)
+        print_scores(plan.scores, plan.removed)
     print_plan(plan)
 
 

@@ -8,13 +8,37 @@ from typing import TYPE_CHECKING
 from ..errors import ShallowvitError
 from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
-from .options import Arch, Blocks, Criterion, Force, Json, Keep, MantissaBits, Out, PruneRatio, Quiet, Remove, Seed, Source
+from .options import (
+    Arch,
+    Blocks,
+    Calibration,
+    Criterion,
+    Force,
+    Json,
+    Keep,
+    MantissaBits,
+    MaxGaps,
+    Mix,
+    Out,
+    Protect,
+    PruneRatio,
+    Quiet,
+    Quota,
+    Remove,
+    Samples,
+    ScoresFile,
+    Seed,
+    Select,
+    Source,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..models import LoadedModel
     from ..pruning import PrunedModel
 
-__all__ = ["prune", "pruned_from_options"]
+__all__ = ["check_scores_file", "prune", "pruned_from_options"]
 
 
 def prune(
@@ -23,8 +47,16 @@ def prune(
     prune_ratio: PruneRatio = None,
     remove: Remove = None,
     keep: Keep = None,
+    select: Select = PlanConfig.select,
+    protect: Protect = None,
+    quota: Quota = None,
+    max_gaps: MaxGaps = PlanConfig.max_gaps,
     criterion: Criterion = ScoreConfig.criterion,
+    scores: ScoresFile = None,
     mantissa_bits: MantissaBits = ScoreConfig.mantissa_bits,
+    calibration: Calibration = ScoreConfig.data,
+    samples: Samples = ScoreConfig.samples,
+    mix: Mix = ScoreConfig.mix,
     seed: Seed = ScoreConfig.seed,
     arch: Arch = None,
     blocks: Blocks = None,
@@ -34,12 +66,13 @@ def prune(
 ) -> None:
     """Remove blocks and save a model that stock transformers or timm loads.
 
-    Give one of --prune-ratio, --remove and --keep.
+    Give one of --prune-ratio, --remove, --keep and --quota with counts.
     """
-    score_config = ScoreConfig(criterion, mantissa_bits, seed)
-    plan_config = PlanConfig(prune_ratio, remove, keep)
+    score_config = ScoreConfig(criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed)
+    plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps)
     if plan_config == PlanConfig():
-        raise ShallowvitError("prune: nothing to remove; give --prune-ratio, --remove or --keep")
+        raise ShallowvitError("prune: nothing to remove; give --prune-ratio, --remove, --keep or --quota")
+    check_scores_file(scores, score_config)
     from ..files import check_out
 
     check_out(out, force, "prune", source)
@@ -48,11 +81,10 @@ def prune(
 
     model = printing.load_model(source, arch, blocks, quiet)
     with printing.progress("removing blocks", quiet):
-        pruned = pruned_from_options(model, score_config, plan_config)
+        pruned = pruned_from_options(model, score_config, plan_config, scores)
     with printing.progress(f"saving {out}", quiet):
         saved = pruning.save_pruned(pruned, out, force=force)
-    if pruned.plan.scores:
-        printing.print_warnings(pruned.plan.scores.warnings)
+    printing.print_warnings(pruned.plan.warnings)
     if json:
         plan = asdict(pruned.plan)
         printing.print_json({"out": str(out), "stock": saved.stock, "reload": saved.reload, "plan": plan})
@@ -62,9 +94,33 @@ def prune(
     printing.print_line(f"{out}: load it with {saved.reload}")
 
 
-def pruned_from_options(model: LoadedModel, score_config: ScoreConfig, plan_config: PlanConfig) -> PrunedModel:
-    """Score if a ranking decides, plan and prune."""
+def check_scores_file(scores: Path | None, config: ScoreConfig) -> None:
+    """Refuse a score file that can't be read, or that contradicts how to score, before anything slow."""
+    if scores is None:
+        return
+    settings = ("criterion", "mantissa_bits", "data", "mix")
+    given = [name for name in settings if getattr(config, name) != getattr(ScoreConfig, name)]
+    if given:
+        raise ShallowvitError(
+            f"prune: --scores {scores} already says how the blocks were scored; leave out the {given[0].replace('_', ' ')}"
+        )
+    from ..scoring import read_scores
+
+    read_scores(scores)
+
+
+def pruned_from_options(
+    model: LoadedModel, score_config: ScoreConfig, plan_config: PlanConfig, scores_file: Path | None = None
+) -> PrunedModel:
+    """Score if a ranking decides (or read the scores), plan and prune."""
     from .. import pruning, scoring
 
-    scores = scoring.score(model, score_config) if plan_config.needs_scores else None
-    return pruning.prune(model, pruning.plan(model, scores, plan_config))
+    pruning.check_plan(model, plan_config)
+    scores = None
+    if scores_file is not None:
+        scores = scoring.read_scores(scores_file)
+        score_config = scoring.config_from_scores(scores)
+    elif plan_config.needs_scores:
+        scores = scoring.score(model, score_config)
+    plan = pruning.plan(model, scores, plan_config, rescore=lambda shallower: scoring.score(shallower, score_config))
+    return pruning.prune(model, plan)

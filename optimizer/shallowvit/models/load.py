@@ -27,7 +27,7 @@ from .weights import check_finite, hash_state, load_state, read_state_dict
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["FAMILIES", "load", "loaded_from_module"]
+__all__ = ["FAMILIES", "checkpoint_of", "load", "loaded_from_module"]
 
 _DEMO = Path(__file__).parent / "demo"
 _FORMS = (
@@ -68,6 +68,17 @@ def load(source: str | Path, *, arch: str | None = None, blocks: Sequence[str] =
     else:
         raw = _build(spec, untrained=False)
     return loaded_from_module(raw, spec, arch, blocks)
+
+
+def checkpoint_of(source: str | Path) -> Path | None:
+    """Return where a source's weights lie on this disk, None where its library has to find or make them."""
+    spec = str(source)
+    if spec in ("demo", "demo:finetuned", "demo:pretrained"):
+        return _DEMO / (spec.partition(":")[2] or "finetuned")
+    path = Path(spec.removeprefix("hf:"))
+    if path.is_dir():
+        return path if any(path.glob("*.safetensors")) else None
+    return path if path.suffix in (".safetensors", ".pt", ".pth") or path.name.endswith(".safetensors.index.json") else None
 
 
 def loaded_from_module(raw: RawModel, spec: str, arch: str | None, blocks: Sequence[str]) -> LoadedModel:

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,8 +27,12 @@ _ALIGNMENT = 64  # bytes: what torch's allocator gives, and the widest vector a 
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_ema")
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path, *, mapped: bool = False) -> dict[str, torch.Tensor]:
     """Read a ``.safetensors``, ``.pt`` or ``.pth`` file into tensors by name on the CPU, unwrapping ``{"model": {...}}``.
+
+    Args:
+        path: The file.
+        mapped: Leave the numbers of a ``.pt`` file on the disk until they are used, where its format allows (torch 1.6 on).
 
     Raises:
         ShallowvitError: the file is missing, empty, truncated, holds code, or holds no tensors.
@@ -42,7 +47,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         check_safetensors(path)
         return load_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as err:
         raise ShallowvitError(
             f"load: {path} holds Python objects or code beside tensors, which is never run here. Save it again as a state "

@@ -1,4 +1,4 @@
-"""Decide which blocks go: a ratio of a ranking, or the blocks a user names. Nothing is removed here.
+"""Decide which blocks go: a ratio of a ranking, or the blocks a user names, and say why. Nothing is removed here.
 
 A newcomer's trap: a ratio is of blocks to *remove*, rounded to the nearest whole number of blocks, a half rounded down (so that
 no more is removed than was asked for).
@@ -7,45 +7,119 @@ no more is removed than was asked for).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import ShallowvitError
+from .selection import (
+    Chosen,
+    Demand,
+    Select,
+    blocks_text,
+    check_demand,
+    even_quota,
+    select_gaps,
+    select_interval,
+    select_iterative,
+    select_prefix,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from ..models import LoadedModel
     from ..scoring import BlockScores
 
-__all__ = ["PlanConfig", "PruningPlan", "count_from_ratio", "parse_blocks", "plan"]
+__all__ = [
+    "PlanConfig",
+    "PruningPlan",
+    "Select",
+    "check_plan",
+    "choose",
+    "count_from_ratio",
+    "parse_blocks",
+    "plan",
+    "removal_warnings",
+]
+
+_EVEN = "even"
 
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """Which blocks to remove: exactly one of the three, or none to remove nothing.
+    """Which blocks to remove: one of the first three or a quota of counts, or none to remove nothing.
 
     Args:
-        prune_ratio: Share of the blocks to remove, 0 <= ratio < 1, lowest scores first.
+        prune_ratio: Share of the blocks to remove, 0 <= ratio < 1; ``select`` says which.
         remove: The blocks to remove, such as ``3,7`` or ``8-11``.
         keep: The blocks to keep; all others go.
+        select: How the scores become a choice: ``prefix`` (the lowest, as published), ``iterative``, ``interval``, ``gaps``.
+        protect: Blocks that must stay, such as ``first,last,3`` or ``0-2``; first and last are of each stack.
+        quota: ``even`` removes the same ratio of each stack; ``PATH=N,PATH=N`` that many of each, in place of a ratio.
+        max_gaps: Of ``gaps``: how many removed runs may have a kept block of their stack on both sides.
     """
 
     prune_ratio: float | None = None
     remove: str | None = None
     keep: str | None = None
+    select: str = Select.PREFIX
+    protect: str | None = None
+    quota: str | None = None
+    max_gaps: int = 1
 
     def __post_init__(self) -> None:
         given = [f"--{name.replace('_', '-')}" for name in ("prune_ratio", "remove", "keep") if getattr(self, name) is not None]
+        given += ["--quota with counts"] if self.quota_counts is not None else []
         if len(given) > 1:
             raise ShallowvitError(f"plan: {' and '.join(given)} exclude each other; give one")
         if self.prune_ratio is not None and not 0 <= self.prune_ratio < 1:
             raise ShallowvitError(
                 f"plan: --prune-ratio {self.prune_ratio} is out of range; it is the share of blocks to remove, 0 <= ratio < 1"
             )
+        if self.select not in list(Select):
+            raise ShallowvitError(f"plan: unknown --select {str(self.select)!r}; choose from {', '.join(Select)}")
+        object.__setattr__(self, "select", Select(self.select))  # the plain text "gaps" is as good
+        if self.max_gaps < 0:
+            raise ShallowvitError(f"plan: --max-gaps {self.max_gaps} is out of range; give 0 or more")
+        if self.max_gaps != 1 and self.select is not Select.GAPS:
+            raise ShallowvitError(f"plan: --max-gaps is of --select gaps, not of {self.select}; leave it out or choose gaps")
+        if not self.needs_scores:
+            self._check_unranked(given)
+        if self.protect is not None:
+            _ranges(self.protect, "--protect", ("first", "last"))
+
+    def _check_unranked(self, given: Sequence[str]) -> None:
+        """Refuse what only says how to choose, where nothing is chosen by scores."""
+        for option, wanted in (("--select", self.select is not Select.PREFIX), ("--quota even", self.quota is not None)):
+            if wanted and given:
+                raise ShallowvitError(
+                    f"plan: {given[0]} names the blocks, so that {option} has nothing to choose; leave one out"
+                )
+            if wanted:
+                raise ShallowvitError(f"plan: {option} needs the number of blocks to remove; give --prune-ratio")
+        if self.protect is not None and not given:
+            raise ShallowvitError(
+                "plan: --protect says what stays, but nothing is to go; give --prune-ratio, --remove or --keep"
+            )
 
     @property
     def needs_scores(self) -> bool:
         """Whether a ranking decides."""
-        return self.prune_ratio is not None
+        return self.prune_ratio is not None or self.quota_counts is not None
+
+    @property
+    def quota_counts(self) -> dict[str, int] | None:
+        """The counts of ``PATH=N,PATH=N``; None without a quota or for ``even``."""
+        if self.quota is None or self.quota == _EVEN:
+            return None
+        counts: dict[str, int] = {}
+        for part in self.quota.split(","):
+            stack, _, number = part.strip().partition("=")
+            if not stack or not number.isdecimal() or stack in counts:
+                raise ShallowvitError(f"plan: --quota {self.quota!r}: write even, or PATH=N,PATH=N with each stack once")
+            counts[stack] = int(number)
+        return counts
 
 
 @dataclass(frozen=True)
@@ -62,55 +136,89 @@ class PruningPlan:
     flops_before: int
     flops_after: int
     scores: BlockScores | None = None  # what the blocks were ranked by
+    why: tuple[str, ...] = ()  # of each removed block, in the order of ``removed``
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a careful expert would say about the ranking and about what goes."""
+        return (*(self.scores.warnings if self.scores else ()), *removal_warnings(self.removed))
 
 
-def plan(model: LoadedModel, scores: BlockScores | None = None, config: PlanConfig | None = None) -> PruningPlan:
+def removal_warnings(removed: Sequence[int]) -> tuple[str, ...]:
+    """What a careful expert would say about removing these blocks."""
+    if 0 not in removed:
+        return ()
+    return (
+        "block 0 goes, the costliest to lose in most models (45 points of accuracy in the paper, 53 on the demo model): "
+        "measure it, or keep it with --protect first",
+    )
+
+
+def plan(
+    model: LoadedModel,
+    scores: BlockScores | None = None,
+    config: PlanConfig | None = None,
+    rescore: Callable[[LoadedModel], BlockScores] | None = None,
+) -> PruningPlan:
     """Choose the blocks to remove.
 
     Args:
         model: The unpruned model.
-        scores: Needed for ``prune_ratio``; must come from this model.
+        scores: Needed where a ranking decides (``config.needs_scores``); must come from this model.
         config: See ``PlanConfig``; removes nothing by default.
+        rescore: Needed for ``select="iterative"``: scores a shallower copy of the model, by the same criterion.
 
     Raises:
-        ShallowvitError: no block of a stack would stay, a block doesn't exist, or the scores are of other weights.
+        ShallowvitError: no block of a stack would stay, a block doesn't exist, no choice meets what is asked for, or the scores
+            are of other weights.
     """
     config = config or PlanConfig()
-    if scores is not None and scores.weights_sha256 != model.sha256:
-        raise ShallowvitError(
-            f"plan: the scores were computed on weights {scores.weights_sha256[:12]}, the model has {model.sha256[:12]}; "
-            "score it again"
-        )
+    if scores is not None:
+        _check_scores(model, scores)
     count = len(model.blocks)
-    if config.prune_ratio is not None:
-        number = count_from_ratio(config.prune_ratio, count)
-        if number and scores is None:
-            raise ShallowvitError("plan: --prune-ratio needs scores to rank the blocks by; score the model first")
-        removed = sorted(scores.ascending[:number]) if scores is not None else []
-        by = f" with the lowest {scores.criterion} score" if scores is not None and number else ""
-        reason = f"remove the {number} of {count} blocks{by} (prune ratio {config.prune_ratio:g})"
+    if config.needs_scores:
+        stacks = tuple(block.stack for block in model.blocks)
+        if scores is None and _demand(stacks, config).count:
+            option = "--prune-ratio" if config.prune_ratio is not None else "--quota"
+            raise ShallowvitError(f"plan: {option} needs scores to rank the blocks by; score the model first")
+        chosen = _choose(stacks, scores, config, _rescore_without(model, scores, rescore) if scores and rescore else None)
     elif config.remove is not None:
-        removed = parse_blocks(config.remove, count, "--remove")
-        reason = f"remove {config.remove}, named by the user"
+        removed = tuple(parse_blocks(config.remove, count, "--remove"))
+        chosen = Chosen(removed, ("named by the user",) * len(removed), f"remove {config.remove}, named by the user")
     elif config.keep is not None:
-        removed = sorted(set(range(count)) - set(parse_blocks(config.keep, count, "--keep")))
-        reason = f"keep {config.keep}, named by the user"
+        kept = parse_blocks(config.keep, count, "--keep")
+        removed = tuple(sorted(set(range(count)) - set(kept)))
+        chosen = Chosen(removed, ("not among those the user keeps",) * len(removed), f"keep {config.keep}, named by the user")
     else:
-        removed, reason = [], "every block stays"
-    _check_stacks_stay(model, removed)
-    gone = [block for block in model.blocks if block.index in removed]
-    return PruningPlan(
-        removed=tuple(removed),
-        kept=tuple(index for index in range(count) if index not in removed),
-        paths=tuple(block.path for block in model.blocks),
-        reason=reason,
-        weights_sha256=model.sha256,
-        parameters_before=model.parameters,
-        parameters_after=model.parameters - sum(block.parameters for block in gone),
-        flops_before=model.flops,
-        flops_after=model.flops - sum(block.flops for block in gone),
-        scores=scores,
-    )
+        chosen = Chosen((), (), "every block stays")
+    _check_named(model, config, chosen.removed)
+    return replace(_plan_of(model, chosen), scores=scores)
+
+
+def check_plan(model: LoadedModel, config: PlanConfig) -> None:
+    """Refuse what no scores could meet, before the model is scored.
+
+    Raises:
+        ShallowvitError: says what is asked for, and what may go.
+    """
+    if config.needs_scores:
+        _demand(tuple(block.stack for block in model.blocks), config)
+    else:
+        plan(model, None, config)
+
+
+def choose(scores: BlockScores, config: PlanConfig) -> Chosen:
+    """Choose by scores alone, as ``plan`` would for the model they are of; where that isn't loaded, as with a checkpoint.
+
+    Raises:
+        ShallowvitError: no choice meets what is asked for, or it takes a model (``iterative``, ``remove``, ``keep``).
+    """
+    if config.remove is not None or config.keep is not None:
+        raise ShallowvitError("plan: --remove and --keep name blocks of a model, scores choose; give --prune-ratio or --quota")
+    if not config.needs_scores:
+        return Chosen((), (), "every block stays")
+    _check_finite(scores)
+    return _choose(tuple(row.stack for row in scores.blocks), scores, config, None)
 
 
 def count_from_ratio(prune_ratio: float, blocks: int) -> int:
@@ -131,28 +239,195 @@ def count_from_ratio(prune_ratio: float, blocks: int) -> int:
     return number
 
 
-def parse_blocks(text: str, count: int, option: str) -> list[int]:
-    """Turn ``3,7`` or ``0-5,8`` into sorted block numbers below ``count``.
+def parse_blocks(text: str, count: int, option: str, words: Mapping[str, Sequence[int]] | None = None) -> list[int]:
+    """Turn ``3,7`` or ``0-5,8`` into sorted block numbers below ``count``; ``words`` may stand for blocks too.
 
     Raises:
         ShallowvitError: the text isn't such a list, or names a block that doesn't exist.
     """
+    words = words or {}
     chosen: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ShallowvitError(f"plan: {option} {text!r} isn't a list of blocks; write 3,7 or 0-5")
-        low, high = int(first), int(last) if dash else int(first)
-        if low > high:
-            raise ShallowvitError(f"plan: {option} {text!r}: the range {part.strip()} runs backwards; write {high}-{low}")
+    for part in _ranges(text, option, tuple(words)):
+        if isinstance(part, str):
+            chosen.update(words[part])
+            continue
+        low, high = part
         if high >= count:
             raise ShallowvitError(f"plan: {option} names block {high}, but the model has blocks 0 to {count - 1}")
         chosen.update(range(low, high + 1))
     return sorted(chosen)
 
 
-def _check_stacks_stay(model: LoadedModel, removed: list[int]) -> None:
-    for stack in dict.fromkeys(block.stack for block in model.blocks):
-        own = [block.index for block in model.blocks if block.stack == stack]
-        if set(own) <= set(removed):
-            raise ShallowvitError(f"plan: all {len(own)} blocks of {stack} would be removed; at least one must stay")
+def _ranges(text: str, option: str, words: tuple[str, ...]) -> list[str | tuple[int, int]]:
+    parts: list[str | tuple[int, int]] = []
+    for part in map(str.strip, text.split(",")):
+        if part in words:
+            parts.append(part)
+            continue
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            forms = ", ".join(["3,7", *words])
+            raise ShallowvitError(f"plan: {option} {text!r} isn't a list of blocks; write {forms} or 0-5")
+        low, high = int(first), int(last) if dash else int(first)
+        if low > high:
+            raise ShallowvitError(f"plan: {option} {text!r}: the range {part} runs backwards; write {high}-{low}")
+        parts.append((low, high))
+    return parts
+
+
+def _protected(stacks: tuple[str, ...], config: PlanConfig) -> frozenset[int]:
+    if config.protect is None:
+        return frozenset()
+    members = Demand(stacks, 0).members.values()
+    words = {"first": [own[0] for own in members], "last": [own[-1] for own in members]}
+    return frozenset(parse_blocks(config.protect, len(stacks), "--protect", words))
+
+
+def _demand(stacks: tuple[str, ...], config: PlanConfig) -> Demand:
+    """What the choice has to meet, by each block's stack; refuses what can't be met."""
+    quota = config.quota_counts
+    unknown = next((stack for stack in quota or {} if stack not in stacks), None)
+    if unknown is not None:
+        known = ", ".join(dict.fromkeys(stacks))
+        raise ShallowvitError(f"plan: --quota names {unknown}, which isn't a stack of blocks in use; choose from {known}")
+    count = count_from_ratio(config.prune_ratio, len(stacks)) if config.prune_ratio is not None else sum((quota or {}).values())
+    demand = Demand(stacks, count, _protected(stacks, config), quota)
+    if config.quota == _EVEN:
+        demand = replace(demand, quota=even_quota(demand))
+    check_demand(demand, Select(config.select), config.max_gaps)
+    return demand
+
+
+def _choose(
+    stacks: tuple[str, ...],
+    scores: BlockScores | None,
+    config: PlanConfig,
+    rescore: Callable[[tuple[int, ...]], dict[int, float]] | None,
+) -> Chosen:
+    demand = _demand(stacks, config)
+    if scores is None or demand.count == 0:
+        chosen = Chosen((), (), f"remove none of {len(stacks)} blocks")
+    elif config.select is Select.INTERVAL:
+        chosen = select_interval(demand, scores)
+    elif config.select is Select.GAPS:
+        chosen = select_gaps(demand, scores, config.max_gaps)
+    elif config.select is Select.PREFIX:
+        chosen = select_prefix(demand, scores)
+    elif rescore is None:
+        raise ShallowvitError(
+            "plan: --select iterative scores a model again and again; give plan the model, and rescore, such as lambda left: "
+            "score(left, config)"
+        )
+    else:
+        chosen = select_iterative(demand, scores, rescore)
+    return chosen._replace(rule=chosen.rule + _circumstances(config, demand))
+
+
+def _rescore_without(
+    model: LoadedModel, scores: BlockScores, rescore: Callable[[LoadedModel], BlockScores]
+) -> Callable[[tuple[int, ...]], dict[int, float]]:
+    """From the blocks gone to the scores of the others, by their numbers in the unpruned model.
+
+    Each time all that are gone are taken from the unpruned model, so that one copy lives at a time.
+    """
+    from .surgery import prune  # loads torch
+
+    members = Demand(tuple(block.stack for block in model.blocks), 0).members.values()
+
+    def scores_without(gone: tuple[int, ...]) -> dict[int, float]:
+        left = prune(model, _plan_of(model, Chosen(gone, (), "so far"))).model
+        # surgery numbers what is left through, stack after stack
+        kept = [number for own in members for number in own if number not in gone]
+        again = rescore(left)
+        if again.criterion != scores.criterion:
+            raise ShallowvitError(
+                f"plan: what is left was scored by {again.criterion}, the whole model by {scores.criterion}; rescore by that"
+            )
+        _check_scores(left, again)
+        return {kept[row.block]: row.score for row in again.blocks}
+
+    return scores_without
+
+
+def _circumstances(config: PlanConfig, demand: Demand) -> str:
+    """What the rule had to respect, in words."""
+    text = "" if config.prune_ratio is None else f" (prune ratio {config.prune_ratio:g})"
+    if demand.quota is not None:
+        shares = ", ".join(f"{demand.takes[stack]} of {len(own)} of {stack}" for stack, own in demand.members.items())
+        text += f"; {'even quota' if config.quota == _EVEN else 'quota'}: {shares}"
+    if demand.protected:
+        text += f"; {blocks_text(demand.protected)} protected ({config.protect})"
+    return text
+
+
+def _check_scores(model: LoadedModel, scores: BlockScores) -> None:
+    """Refuse scores of other weights or other blocks, and scores that no order exists of."""
+    if scores.weights_sha256 is not None and scores.weights_sha256 != model.sha256:
+        raise ShallowvitError(
+            f"plan: the scores were computed on weights {scores.weights_sha256[:12]}, the model has {model.sha256[:12]}; "
+            "score it again"
+        )
+    if sorted(row.block for row in scores.blocks) != list(range(len(model.blocks))):
+        raise ShallowvitError(
+            f"plan: the scores are of {len(scores.blocks)} blocks, the model has {len(model.blocks)}; score it again with the "
+            "same --blocks"
+        )
+    if scores.weights_sha256 is None:
+        _check_block_weights(model, scores)
+    else:
+        for row in scores.blocks:
+            if row.path != model.blocks[row.block].path:
+                raise ShallowvitError(
+                    f"plan: the scores have {row.path} as block {row.block}, the model {model.blocks[row.block].path}; score "
+                    "it again with the same --blocks"
+                )
+    _check_finite(scores)
+
+
+def _check_finite(scores: BlockScores) -> None:
+    for row in scores.blocks:
+        if not math.isfinite(row.score):
+            raise ShallowvitError(
+                f"plan: block {row.block} has the {scores.criterion} score {row.score}, which has no place in a ranking; use "
+                "another criterion"
+            )
+
+
+def _check_block_weights(model: LoadedModel, scores: BlockScores) -> None:
+    """Scores read straight from a checkpoint know the blocks' matrices, not the whole model."""
+    from ..scoring.weights import hash_blocks, weights_from_model  # loads torch
+
+    found = hash_blocks(weights_from_model(model))
+    if scores.blocks_sha256 != found:
+        raise ShallowvitError(
+            f"plan: the scores were computed on blocks with weights {scores.blocks_sha256[:12] or 'unknown'}, the model's have "
+            f"{found[:12]}; score it again"
+        )
+
+
+def _check_named(model: LoadedModel, config: PlanConfig, removed: Sequence[int]) -> None:
+    """Every stack keeps a block, and what the user named to go is nothing he protects."""
+    members = Counter(block.stack for block in model.blocks)
+    for stack, gone in Counter(model.blocks[number].stack for number in removed).items():
+        if gone == members[stack]:
+            raise ShallowvitError(f"plan: all {gone} blocks of {stack} would be removed; at least one must stay")
+    clash = _protected(tuple(block.stack for block in model.blocks), config) & set(removed)
+    if clash:
+        option = "--remove takes" if config.remove is not None else "--keep leaves out"
+        raise ShallowvitError(f"plan: {option} {blocks_text(clash)}, which --protect {config.protect} names; change one")
+
+
+def _plan_of(model: LoadedModel, chosen: Chosen) -> PruningPlan:
+    gone = [block for block in model.blocks if block.index in chosen.removed]
+    return PruningPlan(
+        removed=chosen.removed,
+        kept=tuple(block.index for block in model.blocks if block.index not in chosen.removed),
+        paths=tuple(block.path for block in model.blocks),
+        reason=chosen.rule,
+        weights_sha256=model.sha256,
+        parameters_before=model.parameters,
+        parameters_after=model.parameters - sum(block.parameters for block in gone),
+        flops_before=model.flops,
+        flops_after=model.flops - sum(block.flops for block in gone),
+        why=chosen.why,
+    )
