@@ -1,4 +1,4 @@
-"""Turn result rows into the tables of ``docs/demo-model.md`` and ``docs/measured.md``, between the marks in each.
+"""Turn result rows, published figures and the table of criteria into the tables of ``docs/``, between the marks of each page.
 
     python benchmarks/tables.py
 
@@ -13,6 +13,9 @@ from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from scipy.stats import spearmanr
+
+from published import published_tables
+from shallowvit.scoring.criteria import CRITERIA, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,7 +41,7 @@ def _share(values: Sequence[float]) -> str:
 
 def _table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     head = list(head)
-    rows = [head, ["---"] * len(head), *lines]
+    rows = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in line] for line in lines)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -147,7 +150,100 @@ def line_tables() -> str:
     )
 
 
-PAGES = {"demo-model.md": demo_tables, "measured.md": line_tables}
+def speed_tables() -> str:
+    """Return the tables of scoring from the weights: speed against the released method, memory, scale, bandwidth."""
+    rows = read("scoring_speed")
+    against = [row for row in rows if row["kind"] == "against"]
+    lines = [
+        [
+            _SIDES.get(row["side"], row["side"]),
+            f"{row['median_ms'] / 1e3:,.2f} s ({row['min_ms'] / 1e3:,.2f} to {row['max_ms'] / 1e3:,.2f})",
+            f"{row['times_faster']:.0f}x",
+        ]
+        for row in against
+    ]
+    ways = [
+        [row["side"], f"{row['median_ms']:,.1f} ms ({row['min_ms']:,.1f} to {row['max_ms']:,.1f})"]
+        for row in rows
+        if row["kind"] == "ways"
+    ]
+    memory = [
+        [row["side"], row["weights_from"], f"{row['extra_own_blocks']:.2f} blocks", f"{row['extra_blocks']:.2f} blocks"]
+        for row in rows
+        if row["kind"] == "memory"
+    ]
+    billion = [row for row in rows if row["kind"] == "billion"]
+    scale = []
+    for side in dict.fromkeys(row["side"] for row in billion):
+        own = [row for row in billion if row["side"] == side]
+        seconds = [row["seconds"] for row in own]
+        peaks = [max(row[name] for row in own) for name in ("peak_own_mib", "peak_rss_mib")]
+        spread = f"{median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"
+        scale.append([side, spread, f"{peaks[0]:,.0f} MiB", f"{peaks[1]:,.0f} MiB"])
+    linear = [
+        [row["side"], f"{row['weights'] / 1e6:,.0f} million", f"{row['median_ms']:,.0f} ms", f"{row['ns_per_weight']:.1f} ns"]
+        for row in rows
+        if row["kind"] == "linear"
+    ]
+    read_gb_s = next(row["read_gb_s"] for row in rows if row["kind"] == "bandwidth" and row["side"] == "sum")
+    seconds = {row["side"]: row["median_ms"] / 1e3 for row in against}
+    gigabytes = 4 * against[0]["weights"] / 1e9
+    limits = ", ".join(f"{side} {read_gb_s * seconds[side] / gigabytes:.0f} times" for side in ("reduced", "exact"))
+    conditions = rows[0]["conditions"]
+    return (
+        "\n### Scoring from the weights\n\nVideoMAE-B (12 blocks of 7,077,888 weights), all blocks, both sides in turn in one "
+        "process; the released method is pandas' `value_counts` of each block. *Whole command* reads the file, counts and "
+        "checks for warnings.\n\n"
+        + _table(["", "median (range)", "faster than released"], lines)
+        + "\nWays of counting one block, in one thread:\n\n"
+        + _table(["way", "median (range)"], ways)
+        + "\nMemory beyond what was there before, at its peak, in blocks of 27 MiB; pages of a mapped file are given back "
+        "when memory is short, so they are told apart:\n\n"
+        + _table(["", "weights from", "own", "with mapped pages"], memory)
+        + f"\nA checkpoint of {billion[0]['weights']:,} weights in shards, as a process of its own; most of the whole is "
+        "PyTorch itself:\n\n"
+        + _table(["", "median (range)", "own memory", "with libraries and mapped pages"], scale)
+        + "\nTime is linear in the weights (the sort adds its logarithm):\n\n"
+        + _table(["", "weights", "median", "a weight"], linear)
+        + f"\nReading memory alone runs at {read_gb_s:.0f} GB/s here; counting takes longer than that would: {limits}.\n"
+        f"\nTaken on {conditions['device']}, {conditions['cores']} cores, load average {conditions['load_average']}.\n"
+    )
+
+
+_SIDES = {
+    "exact": "exact, counting only",
+    "reduced": "7 bits, counting only",
+    "reduced, whole command": "7 bits, whole command",
+}
+
+
+def measured_tables() -> str:
+    """Return all tables of the page of speed and memory."""
+    return line_tables() + speed_tables()
+
+
+def criteria_table() -> str:
+    """Return the table of criteria as Markdown."""
+    lines = []
+    for name, row in CRITERIA.items():
+        needs = "what its parts need" if row.scope is Scope.COMPOSED else _READS[row.needs]
+        own = [
+            f"`--{setting.replace('_', '-')}`" for setting in row.settings if row.needs == "nothing" or setting not in _OF_DATA
+        ]
+        lines.append([f"`{name}`", needs, row.summary, row.unit, row.source, ", ".join(own)])
+    return _table(["criterion", "reads", "what it says", "unit", "source", "settings"], lines) + (
+        "\nCriteria that read inputs also have `--calibration`, `--samples`, `--batch` and `--seed`.\n"
+    )
+
+
+_READS = {"nothing": "the weights", "unlabelled": "inputs", "labelled": "inputs and labels"}
+_OF_DATA = ("data", "samples", "batch", "seed")
+PAGES = {
+    "demo-model.md": demo_tables,
+    "measured.md": measured_tables,
+    "scoring.md": criteria_table,
+    "entropy.md": published_tables,
+}
 
 
 def rewritten(page: str) -> str:
