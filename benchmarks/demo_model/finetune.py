@@ -3,40 +3,22 @@
     python benchmarks/demo_model/finetune.py --start pretrained|scratch --seed 0 [--encoder 0]
 
 The encoder of seed 0 is the one that ships; another is what ``pretrain.py --seed`` wrote. Ends by writing the model to
-``runs/demo/START-SEED`` and a row with its accuracy to
-``benchmarks/results/demo_finetuning.jsonl``. Killed, it resumes at the last finished epoch.
+``runs/demo/START-SEED`` and a row with its accuracy to ``benchmarks/results/demo_finetuning.jsonl``. Killed, it resumes at the
+last finished epoch.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import VideoMAEForVideoClassification
-from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from training import ROOT, RUNS, FinetuneConfig, accuracy, append_row, demo_config, finetune_on_clips
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from training import ROOT, RUNS, FinetuneConfig, accuracy, append_row, demo_config, finetune_on_clips, save
 
 CLIPS = 40_000  # the whole train split
 DEMO = ROOT / "optimizer/shallowvit/models/demo/pretrained"
-PROCESSOR = {
-    "image_processor_type": "VideoMAEImageProcessor",
-    "do_resize": True,
-    "size": {"shortest_edge": 16},
-    "resample": 2,
-    "do_center_crop": True,
-    "crop_size": {"height": 16, "width": 16},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": IMAGENET_DEFAULT_MEAN,
-    "image_std": IMAGENET_DEFAULT_STD,
-}
 
 
 def classifier(start: str, seed: int, encoder: int) -> VideoMAEForVideoClassification:
@@ -47,14 +29,6 @@ def classifier(start: str, seed: int, encoder: int) -> VideoMAEForVideoClassific
     return VideoMAEForVideoClassification.from_pretrained(
         DEMO if encoder == 0 else RUNS / f"encoder-{encoder}", config=demo_config()
     )
-
-
-def save(model: VideoMAEForVideoClassification, folder: Path) -> None:
-    """Save the model with the settings of its preprocessing."""
-    import json
-
-    model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=2) + "\n")
 
 
 def main() -> None:

@@ -16,7 +16,16 @@ import torch
 from transformers import VideoMAEForPreTraining
 
 from shallowvit_bench.demo_clips import demo_clips, draw_clips
-from training import RUNS, append_row, cosine_with_warmup, demo_config, pixels_from_frames, save_atomically, weight_decay_groups
+from training import (
+    RUNS,
+    append_row,
+    cosine_with_warmup,
+    demo_config,
+    pixels_from_frames,
+    save,
+    save_atomically,
+    weight_decay_groups,
+)
 
 BATCH, POOL, MASK_RATIO = 256, 100_000, 0.75
 LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS = 1.5e-3, 0.05, 400
@@ -80,7 +89,7 @@ def main() -> None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "losses": losses}
             save_atomically(state, checkpoint)
     model.eval()
-    model.save_pretrained(RUNS / f"encoder-{seed}")
+    save(model, RUNS / f"encoder-{seed}")
     settings = {"steps": steps, "batch": BATCH, "pool_clips": POOL, "mask_ratio": MASK_RATIO, "seed": seed}
     optimisation = {"learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "warmup_steps": WARMUP_STEPS}
     append_row(

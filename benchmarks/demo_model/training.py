@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import VideoMAEConfig
+from transformers import PreTrainedModel, VideoMAEConfig
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from shallowvit.recovery.finetuning import (
@@ -48,6 +48,21 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 _MEAN = torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 1, 3, 1, 1)
 _STD = torch.tensor(IMAGENET_DEFAULT_STD).view(1, 1, 3, 1, 1)
+
+
+PROCESSOR = {
+    "image_processor_type": "VideoMAEImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 16},
+    "resample": 2,
+    "do_center_crop": True,
+    "crop_size": {"height": 16, "width": 16},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": IMAGENET_DEFAULT_MEAN,
+    "image_std": IMAGENET_DEFAULT_STD,
+}
 
 
 def demo_config() -> VideoMAEConfig:
@@ -91,6 +106,12 @@ def append_row(name: str, row: dict[str, Any]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(row | {"conditions": conditions}) + "\n")
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Save the model with the settings of its preprocessing."""
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=2) + "\n")
 
 
 class FramesClassifier(torch.nn.Module):

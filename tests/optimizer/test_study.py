@@ -625,7 +625,7 @@ def words(whole, place, tmp_path):
 def test_study_command_prints_the_agreement_and_where_the_tables_are(command, words, tmp_path):
     code, out, err = command(*words)
     assert (code, err) == (0, "")
-    assert "computed 0 cells" in out and f"wrote {tmp_path / 'out'}/tables.md" in out
+    assert "computed 0 cells" in out and f"four plots into {tmp_path / 'out'}" in out
     assert "finetuned accuracy: blocks differ by" in out
 
 

@@ -160,4 +160,4 @@ def _print(result: StudyResult, out: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for failure in result.failures:
         sys.stderr.write(f"failed: {failure}\n")
-    printing.print_line(f"computed {result.computed} cells; wrote {out}/tables.md, {out}/study.json, {out}/rows.jsonl and {out}/*.svg")
+    printing.print_line(f"computed {result.computed} cells; wrote tables.md, study.json, rows.jsonl and four plots into {out}")

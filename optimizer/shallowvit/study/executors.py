@@ -195,8 +195,8 @@ class RayExecutor:
                 actor = self._bench.remote(self._materials)
                 self._asked[actor.ready.remote()] = (actor, None)
             while waiting and self._idle:
-                actor, task = self._idle.pop(), waiting.popleft()
-                self._asked[actor.outcome.remote(task)] = (actor, task)
+                actor, given = self._idle.pop(), waiting.popleft()
+                self._asked[actor.outcome.remote(given)] = (actor, given)
             done, _ = self._ray.wait(list(self._asked), num_returns=1)
             task, outcome = self._hear(done[0])
             if task is not None:

@@ -141,7 +141,7 @@ def plot_accuracy(result: StudyResult) -> Figure:
         axes.grid(alpha=0.2)
     others = [name for name in result.criteria if name not in _SHOWN]
     if others:
-        panels[1].plot([], [], color=_GREY, linewidth=0.8, label=f"{len(others)} others")
+        panels[1].plot([], [], color=_GREY, linewidth=0.8, label="all others")
     panels[0].set_ylabel("top-1, %")
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     return figure

@@ -39,6 +39,7 @@ class Subject:
 
     @property
     def blocks(self) -> int:
+        """How many blocks each model has."""
         return len(self.models[0].blocks)
 
 
