@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from shallowvit.pruning.selection import runs_text
+
 __all__ = ["first_removed", "published", "published_tables", "spearman_with_drop"]
 
 _ROWS = (
@@ -112,16 +114,7 @@ def _sets(facts: dict[str, Any]) -> str:
     for count, row in facts["removed"].items():
         chosen = row["entropy_set"]
         shared = len(set(chosen) & set(range(13 - int(count), 13)))
-        lines.append(f"| {count} | {_runs(chosen)} | {shared} of {count} | {row['entropy']:.2f} % | {row['oracle']:.2f} % |\n")
+        lines.append(
+            f"| {count} | {runs_text(chosen)} | {shared} of {count} | {row['entropy']:.2f} % | {row['oracle']:.2f} % |\n"
+        )
     return "".join(lines)
-
-
-def _runs(blocks: list[int]) -> str:
-    """Write 3, 5-12 for 3, 5, 6, ... 12."""
-    parts: list[list[int]] = []
-    for block in blocks:
-        if parts and block == parts[-1][-1] + 1:
-            parts[-1].append(block)
-        else:
-            parts.append([block])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in parts)

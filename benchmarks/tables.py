@@ -8,6 +8,7 @@ Reads rows only, so the tables say what was measured. A spread is the sample sta
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- tables: begin -->\n", "<!-- tables: end -->\n"
+MARKED = re.compile(r"(<!-- tables: begin (\w+) -->\n).*?(<!-- tables: end -->\n)", re.DOTALL)
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -191,7 +192,7 @@ def speed_tables() -> str:
     limits = ", ".join(f"{side} {read_gb_s * seconds[side] / gigabytes:.0f} times" for side in ("reduced", "exact"))
     conditions = rows[0]["conditions"]
     return (
-        "\n### Scoring from the weights\n\nVideoMAE-B (12 blocks of 7,077,888 weights), all blocks, both sides in turn in one "
+        "### Scoring from the weights\n\nVideoMAE-B (12 blocks of 7,077,888 weights), all blocks, both sides in turn in one "
         "process; the released method is pandas' `value_counts` of each block. *Whole command* reads the file, counts and "
         "checks for warnings.\n\n"
         + _table(["", "median (range)", "faster than released"], lines)
@@ -217,16 +218,11 @@ _SIDES = {
 }
 
 
-def measured_tables() -> str:
-    """Return all tables of the page of speed and memory."""
-    return line_tables() + speed_tables()
-
-
 def criteria_table() -> str:
     """Return the table of criteria as Markdown."""
     lines = []
     for name, row in CRITERIA.items():
-        needs = "what its parts need" if row.scope is Scope.COMPOSED else _READS[row.needs]
+        needs = {Scope.COMPOSED: "what its parts read", Scope.MODEL: _READS[row.needs]}.get(row.scope, "the weights")
         own = [
             f"`--{setting.replace('_', '-')}`" for setting in row.settings if row.needs == "nothing" or setting not in _OF_DATA
         ]
@@ -236,21 +232,116 @@ def criteria_table() -> str:
     )
 
 
-_READS = {"nothing": "the weights", "unlabelled": "inputs", "labelled": "inputs and labels"}
+_READS = {"nothing": "the model", "unlabelled": "inputs", "labelled": "inputs and labels"}
 _OF_DATA = ("data", "samples", "batch", "seed")
-PAGES = {
-    "demo-model.md": demo_tables,
-    "measured.md": measured_tables,
-    "scoring.md": criteria_table,
-    "entropy.md": published_tables,
+
+
+def study_tables() -> str:
+    """Return the study's power, each criterion's agreement with each oracle, and accuracies by blocks removed."""
+    study = read_study()
+    powers = [
+        [
+            row["oracle"],
+            f"{row['spread']:.3g}",
+            f"{row['noise']:.2g}",
+            f"{row['reliability']:.2f}",
+            f"{row['ceiling']:.2f}",
+            "" if row["models_agree"] is None else f"{row['models_agree']:+.2f}",
+        ]
+        for row in study["powers"]
+    ]
+    oracles = [row["oracle"] for row in study["powers"]]
+    found = {(row["criterion"], row["oracle"]): row for row in study["agreements"]}
+    criteria = sorted(
+        (name for name in study["criteria"] if name != "oracle"),
+        key=lambda name: -(found[name, oracles[0]]["spearman"]["mean"] or -2),
+    )
+    # a criterion that is an oracle itself has no row with it
+    agreement = [[name, *(_interval(found.get((name, oracle), {}).get("spearman")) for oracle in oracles)] for name in criteria]
+    over = [
+        [name, *(_interval(found.get((name, oracle), {}).get("over_depth")) for oracle in oracles)]
+        for name in criteria
+        if name not in ("depth", "relative-norm")
+    ]
+    first = study["conditions"][0]
+    packages = first.get("packages", {})
+    return (
+        f"{len(study['models'])} models of their own pretraining, each with {study['config']['seeds']} finetuning seed; "
+        f"{study['cells']} finetunings stand behind {study['cells_named']} choices of blocks.\n\n"
+        "Can the oracles tell blocks apart?\n\n"
+        + _table(
+            ["oracle", "spread between blocks", "noise of a value", "reliability", "best possible Spearman", "models agree"],
+            powers,
+        )
+        + "\nSpearman's rank correlation of each criterion with each oracle: the mean over models and its 95 % interval.\n\n"
+        + _table(["criterion", *oracles], agreement)
+        + "\nMore than depth: the difference to depth's correlation, paired over models, and its 95 % interval.\n\n"
+        + _table(["criterion", *oracles], over)
+        + "\n"
+        + _accuracies(study, "finetuned_top1", "Top-1 after finetuning, mean and standard deviation over models")
+        + "\n"
+        + _accuracies(study, "zero_shot_top1", "Top-1 at once, nothing retrained")
+        + f"\nTaken on {first.get('device')}, one thread a process; torch {packages.get('torch', '')}.\n"
+    )
+
+
+def read_study() -> dict[str, Any]:
+    """Return what the study of the demo models found."""
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "demo_study.json").read_text())
+    return found
+
+
+def _accuracies(study: dict[str, Any], figure: str, title: str) -> str:
+    """Rows are criteria, columns numbers of blocks; criteria that remove the same sets everywhere share a row."""
+    counts = study["counts"]
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for name in study["criteria"]:
+        own = [row for row in study["measured"] if row["criterion"] == name]
+        cells = tuple(_share([row[figure] for row in own if row["count"] == count]) for count in counts)
+        rows.setdefault(cells, []).append(name)
+    whole = _share([row[figure] for row in study["whole"]])
+    lines = [[", ".join(names), *cells] for cells, names in rows.items()]
+    lines.sort(key=lambda line: -float(line[1 + len(counts) // 2].split()[0]))
+    return f"{title} (all blocks: {whole}):\n\n" + _table(["criterion", *(f"{count} removed" for count in counts)], lines)
+
+
+def _interval(estimate: dict[str, Any] | None) -> str:
+    if estimate is None or estimate["mean"] is None:
+        return ""
+    if estimate["low"] is None:
+        return f"{estimate['mean']:+.2f}"
+    return f"{estimate['mean']:+.2f} [{estimate['low']:+.2f}, {estimate['high']:+.2f}]"
+
+
+def search_table() -> str:
+    """Return each candidate's correlation with what skipping a block costs, by model."""
+    rows = read("demo_search")
+    columns = [(row["kind"], row["seed"]) for row in sorted(rows, key=lambda row: (row["kind"], row["seed"]))]
+    found = {(row["kind"], row["seed"]): row["spearman"] for row in rows}
+    names = sorted(rows[0]["spearman"], key=lambda name: -mean(found[column][name] for column in columns))
+    lines = []
+    for name in names:
+        held_out = mean(found[column][name] for column in columns if column[1] != 0)
+        lines.append([name, *(f"{found[column][name]:+.2f}" for column in columns), f"{held_out:+.2f}"])
+    return _table(["score of the weights alone", *(f"{kind} {seed}" for kind, seed in columns), "mean of models 1, 2"], lines)
+
+
+PARTS = {
+    "demo": demo_tables,
+    "line": line_tables,
+    "speed": speed_tables,
+    "criteria": criteria_table,
+    "published": published_tables,
+    "study": study_tables,
+    "search": search_table,
 }
+PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md")
 
 
 def rewritten(page: str) -> str:
     """Return a page of ``docs/`` with its tables made anew."""
     text = (ROOT / "docs" / page).read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    return before + BEGIN + PAGES[page]() + END + after
+    return MARKED.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], text)
 
 
 def main() -> None:

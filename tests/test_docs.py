@@ -14,7 +14,7 @@ def _tables():
     return module
 
 
-@pytest.mark.parametrize("page", ["demo-model.md", "measured.md", "scoring.md", "entropy.md"])
+@pytest.mark.parametrize("page", _tables().PAGES)
 def test_tables_of_the_docs_are_those_of_the_result_rows(page):
     assert (ROOT / "docs" / page).read_text() == _tables().rewritten(page), "run: python benchmarks/tables.py"
 

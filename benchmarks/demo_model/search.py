@@ -5,7 +5,7 @@
 Candidates are listed in ``CANDIDATES`` before any is measured. Each is set against what skipping a block costs: the rise of the
 loss on the test clips for the finetuned models, and the rise of the masked-reconstruction loss for the pretrained encoders they
 came from. The models of the seeds were pretrained apart, so a candidate that is picked on one has two to prove itself on. A row
-a model goes to ``benchmarks/results/demo_search.jsonl``.
+a model goes to ``benchmarks/results/demo_search.jsonl``; one that stands there isn't measured again.
 
 A newcomer's trap: a block's place isn't data, but any score that sums over later blocks contains it. So each candidate is also
 judged with depth held fixed.
@@ -14,6 +14,7 @@ judged with depth held fixed.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from shallowvit import LoadedModel, ScoreConfig, load, score
 from shallowvit.scoring.activations import block_influence
 from shallowvit.scoring.entropy import weight_entropy
 from shallowvit.scoring.records import Calibration
-from training import RUNS, append_row
+from training import RESULTS, RUNS, append_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -218,8 +219,12 @@ def main() -> None:
     """Score by every candidate and measure what skipping costs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    path = RESULTS / f"{NAME}.jsonl"
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for seed in parser.parse_args().seeds:
         for kind, source, oracle in models_of(seed):
+            if any((row["seed"], row["kind"]) == (seed, kind) for row in done):
+                continue
             model = load(source)
             rows = score(model, oracle).blocks
             cost = [row.score for row in rows]

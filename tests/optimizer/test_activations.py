@@ -8,7 +8,7 @@ from torch import nn
 import shallowvit
 from shallowvit import ScoreConfig, ShallowvitError
 from shallowvit.scoring import Calibration
-from shallowvit.scoring.activations import angular, block_influence, cka, item_tokens, residual_norm
+from shallowvit.scoring.activations import angular, block_influence, cka, item_tokens, probe_influence, residual_norm
 
 from .small_models import Stacked, loaded, stacked
 
@@ -281,3 +281,44 @@ def test_score_by_block_influence_runs_on_a_video_model(video_model):
     found = shallowvit.score(video_model, ScoreConfig("angular"), data)
     assert [row.score > 0 for row in found.blocks] == [True] * 4
     assert len(found.intervals) == 10
+
+
+def _inputs_seen(model, name):
+    """The inputs that probes give a model."""
+    seen = []
+    handle = model.module.register_forward_pre_hook(
+        lambda _module, args, kwargs: seen.append({**kwargs, **dict(enumerate(args))}), with_kwargs=True
+    )
+    try:
+        probe_influence(model, None, ScoreConfig("probe-influence"))
+    finally:
+        handle.remove()
+    return torch.cat([given[name] for given in seen])
+
+
+def test_probe_influence_shows_a_video_model_plain_colours(video_model):
+    seen = _inputs_seen(video_model, "pixel_values")  # [N, T, C, H, W]
+    assert seen.shape == (64, 4, 3, 16, 16)
+    assert torch.equal(seen, seen[:, :1, :, :1, :1].expand_as(seen))
+    assert len(seen[:, 0, :, 0, 0].unique()) == 64 * 3
+    assert seen.std() == pytest.approx(1, abs=0.2)
+
+
+def test_probe_influence_without_channels_varies_along_the_last_axis():
+    seen = _inputs_seen(stacked(3), "x")  # [N, tokens, width]
+    assert torch.equal(seen, seen[:, :1].expand_as(seen))
+    assert len(seen[:, 0].unique()) == 64 * 8
+
+
+def test_probe_influence_is_block_influence_on_the_probes():
+    model = stacked(3)
+    probes = Calibration("probes", _inputs_seen(model, "x"))
+    expected = block_influence(model, probes, ScoreConfig("block-influence"))
+    assert probe_influence(model, None, ScoreConfig("probe-influence")) == expected
+    assert probe_influence(model, None, ScoreConfig("probe-influence", seed=1)) != expected
+
+
+def test_score_by_probe_influence_needs_no_data(video_model):
+    found = shallowvit.score(video_model, ScoreConfig("probe-influence"))
+    assert (found.needs, found.settings) == ("nothing", {"seed": 0})
+    assert all(row.score > 0 for row in found.blocks)

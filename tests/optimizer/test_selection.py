@@ -13,6 +13,7 @@ from shallowvit.pruning.selection import (
     blocks_text,
     check_demand,
     even_quota,
+    runs_text,
     select_gaps,
     select_interval,
     select_iterative,
@@ -348,3 +349,8 @@ def test_check_demand_what_no_choice_meets_raises(demand, select, message):
 )
 def test_blocks_text_runs_are_joined(numbers, text):
     assert blocks_text(numbers) == text
+
+
+@pytest.mark.parametrize(("blocks", "text"), [((), ""), ((3,), "3"), ((11, 9, 10, 2), "2, 9-11"), ((0, 1), "0-1")])
+def test_runs_text_joins_neighbours(blocks, text):
+    assert runs_text(blocks) == text

@@ -15,7 +15,7 @@ from shallowvit.study.outcomes import Collected, Findings, collect, oracle_sets
 from shallowvit.study.plots import write_plots
 from shallowvit.study.power import power, rank_reliability, reliability_over_items
 from shallowvit.study.records import BlockValues, Estimated, StudiedModel, StudyResult
-from shallowvit.study.tables import markdown, matrix, named_set
+from shallowvit.study.tables import markdown, matrix
 from shallowvit.study.worker import packed_bits, unpacked_bits
 
 # Table 2 of arXiv 2602.03918: accuracy without each block, and the blocks' ranks by entropy (1: most important)
@@ -313,11 +313,6 @@ def test_packed_bits_come_back(bits):
 
 
 # tables and plots
-
-
-@pytest.mark.parametrize(("blocks", "text"), [((), ""), ((3,), "3"), ((11, 9, 10, 2), "2,9-11"), ((0, 1), "0-1")])
-def test_named_set_joins_neighbours(blocks, text):
-    assert named_set(blocks) == text
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ __all__ = [
     "blocks_text",
     "check_demand",
     "even_quota",
+    "runs_text",
     "select_gaps",
     "select_interval",
     "select_iterative",
@@ -227,14 +228,19 @@ def select_gaps(demand: Demand, scores: BlockScores, max_gaps: int) -> Chosen:
 
 def blocks_text(numbers: Iterable[int]) -> str:
     """Write block numbers for a sentence: ``block 3``, ``blocks 0-2, 7``."""
+    numbers = set(numbers)
+    return ("blocks " if len(numbers) > 1 else "block ") + runs_text(numbers)
+
+
+def runs_text(numbers: Iterable[int]) -> str:
+    """Write numbers by their runs: ``0-2, 7``."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    many = len(runs) > 1 or (runs and len(runs[0]) > 1)
-    return ("blocks " if many else "block ") + ", ".join(map(_run_text, runs))
+    return ", ".join(map(_run_text, runs))
 
 
 # Of the stack being walked: no block kept so far; the last one kept; some kept, then some removed.

@@ -16,19 +16,19 @@ import torch
 from ..errors import ShallowvitError
 from ..models.outputs import tensors_in
 from .calibration import check_calibration, forward_arguments
-from .records import Estimate, Interval
+from .records import Calibration, Estimate, Interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ..models import LoadedModel
     from .criteria import ScoreConfig
-    from .records import Calibration
 
     Note = Callable[[int, torch.Tensor, torch.Tensor], None]  # block, before, after
 
-__all__ = ["angular", "block_influence", "cka", "estimate", "item_tokens", "residual_norm", "watched"]
+__all__ = ["angular", "block_influence", "cka", "estimate", "item_tokens", "probe_influence", "residual_norm", "watched"]
 
+_PROBES = 64
 _CHUNK = 1 << 22  # numbers that are turned into float64 at a time: 32 MB a tensor
 
 
@@ -38,6 +38,20 @@ def block_influence(model: LoadedModel, data: Calibration | None, config: ScoreC
     Men et al., "ShortGPT", arXiv 2403.03853. The noise is the standard error over items.
     """
     return _by_item(model, data, config, lambda before, after: 1 - _cosine(before, after))
+
+
+def probe_influence(model: LoadedModel, _data: Calibration | None, config: ScoreConfig) -> list[Estimate]:
+    """Score a block by its influence on probes: plain colours, one random value for each item and channel, and no data at all.
+
+    Our own, found by the search that docs/entropy.md describes. The values are standard normal, as normalised pixels are about;
+    inputs without channels are constant over all axes but the last.
+    """
+    letters = model.input_spec.layout[1:]
+    varies = letters.rfind("C") if "C" in letters else len(letters) - 1
+    shape = [size if axis == varies else 1 for axis, size in enumerate(model.input_spec.shape)]
+    colours = torch.randn(_PROBES, *shape, generator=torch.Generator().manual_seed(config.seed))
+    inputs = colours.expand(_PROBES, *model.input_spec.shape).contiguous()
+    return block_influence(model, Calibration("plain colours", inputs), config)
 
 
 def residual_norm(model: LoadedModel, data: Calibration | None, config: ScoreConfig) -> list[Estimate]:

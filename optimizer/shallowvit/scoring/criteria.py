@@ -156,6 +156,11 @@ CRITERIA: dict[str, Criterion] = {
         "position:depth", Scope.STACK, Needs.NOTHING, "blocks behind", "last blocks first (last-k)", "baseline",
     ),
     "random": Criterion("position:random", Scope.STACK, Needs.NOTHING, "uniform in 0..1", "baseline", "baseline", ("seed",)),
+    # from the model, without data
+    "probe-influence": Criterion(
+        "activations:probe_influence", Scope.MODEL, Needs.NOTHING, "1 - cosine",
+        "how far a block turns plain colours: runs the model, but on no data", "ours", ("seed",),
+    ),
     # from inputs without labels
     "block-influence": Criterion(
         "activations:block_influence", Scope.MODEL, Needs.UNLABELLED, "1 - cosine", "how far a block turns its input",

@@ -10,6 +10,7 @@ from collections import Counter
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
+from ..pruning.selection import runs_text
 from .outcomes import ORACLE
 from .records import ORACLES
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from .records import Agreement, Estimated, Measured, StudyResult
 
-__all__ = ["markdown", "matrix", "named_set"]
+__all__ = ["markdown", "matrix"]
 
 _FIGURES = {
     "finetuned_top1": "top-1 after finetuning",
@@ -47,17 +48,6 @@ def matrix(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         own = [found.get((criterion, oracle)) for oracle in oracles]
         rows.append([criterion, *(_interval(row.spearman) if row else _NONE for row in own)])
     return ["Spearman with", *oracles], rows
-
-
-def named_set(removed: Sequence[int]) -> str:
-    """Return blocks as ``2,9-11``."""
-    runs: list[list[int]] = []
-    for block in sorted(removed):
-        if runs and block == runs[-1][-1] + 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _head(result: StudyResult) -> str:
@@ -191,7 +181,7 @@ def _sets(result: StudyResult) -> str:
         cells = [criterion]
         for count in result.counts:
             sets = Counter(
-                named_set(row.removed) for row in result.measured if row.criterion == criterion and row.count == count
+                runs_text(row.removed) for row in result.measured if row.criterion == criterion and row.count == count
             )
             several = len(sets) > 1
             cells.append("; ".join(f"{name} (x{times})" if several else name for name, times in sets.items()) or _NONE)
