@@ -10,7 +10,7 @@ from pathlib import Path
 import pdoc
 
 PACKAGES = ("shallowvit", "shallowvit_bench", "shallowvit_kernels")
-LAZY = ("shallowvit", "shallowvit.exporting", "shallowvit.pruning")
+LAZY = ("shallowvit", "shallowvit.exporting", "shallowvit.pruning", "shallowvit.scoring", "shallowvit.study")
 
 
 def main() -> None:

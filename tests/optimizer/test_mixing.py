@@ -1,10 +1,11 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from shallowvit import ScoreConfig, ShallowvitError, score
-from shallowvit.scoring import BlockScore, BlockScores
+from shallowvit.scoring import BlockScore, BlockScores, Calibration
 from shallowvit.scoring.comparison import average_ranks, compare, parse_criteria, rank_correlation
 from shallowvit.scoring.mixing import choose, mixed, parse_mix
 from shallowvit.scoring.records import Needs
@@ -69,28 +70,38 @@ def test_score_mix_of_one_ranks_as_that_one():
 
 
 @pytest.mark.parametrize(
-    ("needs", "reconstructs", "pretraining", "expected"),
+    ("needs", "reconstructs", "expected", "mix"),
     [
-        (Needs.NOTHING, False, "masked", "entropy"),
-        (Needs.NOTHING, True, "masked", "entropy"),
-        (Needs.NOTHING, False, None, "entropy"),
-        (Needs.NOTHING, False, "other", "depth"),
-        (Needs.UNLABELLED, True, "masked", "reconstruction"),
-        (Needs.UNLABELLED, False, "masked", "block-influence"),
-        (Needs.LABELLED, False, "other", "bypass"),
-        (Needs.LABELLED, True, "masked", "reconstruction"),
+        (Needs.NOTHING, False, "depth", ""),
+        (Needs.NOTHING, True, "probe-influence", ""),
+        (Needs.UNLABELLED, True, "reconstruction", ""),
+        (Needs.UNLABELLED, False, "mix", "depth=0.5,block-influence=0.5"),
+        (Needs.LABELLED, False, "bypass", ""),
+        (Needs.LABELLED, True, "reconstruction", ""),
     ],
 )
-def test_choose_goes_by_the_data_and_the_checkpoint(needs, reconstructs, pretraining, expected):
-    name, reason = choose(needs, reconstructs=reconstructs, pretraining=pretraining, architecture="ViTThing")
-    assert name == expected
-    assert reason
+def test_choose_goes_by_the_data_and_the_checkpoint(needs, reconstructs, expected, mix):
+    found = choose(needs, reconstructs=reconstructs, architecture="ViTThing")
+    assert (found.criterion, found.mix) == (expected, mix)
+    assert found.reason
 
 
-def test_score_auto_says_what_it_chose_and_why():
+def test_score_auto_without_data_is_depth_and_says_why():
     found = score(stacked(4), ScoreConfig("auto"))
-    assert found.criterion == "entropy"
-    assert found.reason.startswith("auto chose entropy: there is no data, and Stacked may come from masked pretraining")
+    assert found.ascending == (3, 2, 1, 0)
+    assert found.reason == (
+        "auto chose depth: there is no data, and no score of the weights alone foresaw a block's cost better than depth"
+    )
+
+
+def test_score_auto_with_unlabelled_data_mixes_depth_and_block_influence():
+    model = stacked(4)
+    data = Calibration("own", torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0)))
+    found = score(model, ScoreConfig("auto"), data)
+    expected = score(model, ScoreConfig("mix", mix="depth=0.5,block-influence=0.5"), data)
+    assert found.blocks == expected.blocks
+    assert found.needs == "unlabelled"
+    assert found.reason.startswith("auto chose depth=0.5,block-influence=0.5: without labels")
 
 
 @given(st.lists(st.sampled_from([0.0, -1.5, 2.0, 2.0000001, 1e9]), min_size=1, max_size=12))

@@ -43,7 +43,7 @@ def score(model: LoadedModel, config: ScoreConfig | None = None, data: Calibrati
     if criterion.scope is Scope.COMPOSED:
         if data is None and config.data is not None:
             data = _read(model, config, criterion)
-        about = _About(pretraining_of(model), has_decoder(model), model.origin.architecture, _needs_met(data))
+        about = _About(has_decoder(model), model.origin.architecture, _needs_met(data))
         return _composed(config, lambda part: score(model, part, data), about)
     blocks = weights_from_model(model)
     if criterion.scope is not Scope.MODEL:
@@ -76,7 +76,7 @@ def score_checkpoint(
     config = config or ScoreConfig()
     scope = CRITERIA[config.criterion].scope
     if scope is Scope.COMPOSED:
-        about = _About(None, False, str(path), Needs.NOTHING)
+        about = _About(False, str(path), Needs.NOTHING)
         return _composed(config, lambda part: score_checkpoint(path, part, stacks, fingerprint=fingerprint), about)
     if scope is Scope.MODEL:
         raise ShallowvitError(
@@ -97,7 +97,6 @@ def _function(criterion: Criterion) -> Callable[..., Any]:
 class _About:
     """What ``auto`` decides by."""
 
-    pretraining: str | None
     reconstructs: bool
     architecture: str
     needs: Needs  # the most that the data at hand meets
@@ -106,10 +105,10 @@ class _About:
 def _composed(config: ScoreConfig, score_by: Callable[[ScoreConfig], BlockScores], about: _About) -> BlockScores:
     if config.criterion == "mix":
         return mix(config, score_by)
-    name, reason = choose(
-        about.needs, reconstructs=about.reconstructs, pretraining=about.pretraining, architecture=about.architecture
-    )
-    return replace(score_by(replace(config, criterion=name)), reason=f"auto chose {name}: {reason}")
+    found = choose(about.needs, reconstructs=about.reconstructs, architecture=about.architecture)
+    settings = replace(config, criterion=found.criterion, mix=found.mix or config.mix)
+    scores = mix(settings, score_by) if found.mix else score_by(settings)
+    return replace(scores, reason=f"auto chose {found.mix or found.criterion}: {found.reason}")
 
 
 def _weighed(

@@ -6,7 +6,7 @@ A newcomer's trap: a mix averages *ranks*, not scores, since nats and losses hav
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from .records import BlockScores
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["choose", "mix", "mixed", "parse_mix"]
+__all__ = ["Choice", "choose", "mix", "mixed", "parse_mix"]
 
 
 def parse_mix(text: str) -> dict[str, float]:
@@ -73,36 +73,41 @@ def mixed(parts: Sequence[BlockScores], weights: Sequence[float], config: ScoreC
     )
 
 
-def choose(needs: Needs, *, reconstructs: bool, pretraining: str | None, architecture: str) -> tuple[str, str]:
-    """Pick a criterion by the data at hand and by what the checkpoint is; return it with the reason.
+class Choice(NamedTuple):
+    """What ``auto`` chose: a criterion (with its mix, where it is one), and why."""
+
+    criterion: str
+    reason: str
+    mix: str = ""
+
+
+def choose(needs: Needs, *, reconstructs: bool, architecture: str) -> Choice:
+    """Pick a criterion by the data at hand and by what the checkpoint is, as docs/entropy.md found them to do.
 
     Args:
         needs: The most that is at hand: nothing, unlabelled or labelled inputs.
         reconstructs: Whether the model is a masked autoencoder with its decoder.
-        pretraining: ``masked``, ``other`` or None (not known).
         architecture: What to call the model.
     """
     if reconstructs and needs is not Needs.NOTHING:
-        return (
+        return Choice(
             "reconstruction",
-            f"{architecture} still has its decoder, so the loss it was pretrained with can be measured on inputs without "
-            "labels",
+            f"{architecture} still has its decoder, so the loss it was pretrained with can be measured, without labels",
+        )
+    if reconstructs:
+        return Choice(
+            "probe-influence",
+            f"there is no data, and for the task {architecture} was pretrained for neither depth nor entropy foresaw a "
+            "block's cost",
         )
     if needs is Needs.LABELLED:
-        return (
-            "bypass",
-            "with labelled inputs the loss when a block is skipped can be measured, the nearest to what pruning costs",
+        return Choice(
+            "bypass", "with labels the loss when a block is skipped can be measured, the nearest to what pruning costs"
         )
     if needs is Needs.UNLABELLED:
-        return "block-influence", "inputs without labels show how far each block turns what it gets"
-    if pretraining == "other":
-        return (
-            "depth",
-            f"there is no data, and {architecture} doesn't come from masked pretraining, for which weight entropy was "
-            "published",
+        return Choice(
+            "mix",
+            "without labels how far a block turns its inputs helps most beside depth; alone it foresaw less than depth did",
+            "depth=0.5,block-influence=0.5",
         )
-    known = "comes from masked pretraining" if pretraining == "masked" else "may come from masked pretraining"
-    return (
-        "entropy",
-        f"there is no data, and {architecture} {known}, for which weight entropy was published; compare with --criterion depth",
-    )
+    return Choice("depth", "there is no data, and no score of the weights alone foresaw a block's cost better than depth")

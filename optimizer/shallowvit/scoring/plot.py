@@ -27,7 +27,7 @@ def check_plot(path: Path, force: bool) -> None:
 
 
 def plot_scores(scores: BlockScores, path: Path, removed: Collection[int] = ()) -> None:
-    """Write a bar chart, one bar a block, those in ``removed`` hatched."""
+    """Write a bar chart, a bar a block, those in ``removed`` hatched, with the scores' sampling deviation where it is known."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -41,6 +41,8 @@ def plot_scores(scores: BlockScores, path: Path, removed: Collection[int] = ()) 
         gone = row.block in removed
         face = "#d9d9d9" if gone else "#2f6db5"
         axes.bar(row.block, row.score, color=face, hatch="///" if gone else None, edgecolor="#8c8c8c" if gone else face)
+        if row.noise:
+            axes.errorbar(row.block, row.score, yerr=row.noise, color="#1a1a1a", capsize=2, linewidth=1)
     # scores of like blocks lie close together: the axis starts below the lowest, and says so by its ticks
     margin = (high - low) * 0.15 or 1.0
     axes.set_ylim(low - margin, high + margin)
@@ -48,9 +50,10 @@ def plot_scores(scores: BlockScores, path: Path, removed: Collection[int] = ()) 
     axes.set_ylabel(f"{scores.criterion} ({scores.unit})")
     axes.set_xlabel("block")
     axes.set_xticks([row.block for row in scores.blocks])
-    axes.set_title(
-        f"{scores.criterion}{f', {settings}' if settings else ''}: higher means keep" + ("; hatched goes" if removed else "")
+    title = f"{scores.criterion}{f', {settings}' if settings else ''}: higher means keep" + (
+        "; hatched goes" if removed else ""
     )
+    axes.set_title(title, fontsize="large" if len(title) < 60 else "small")
     axes.spines[["top", "right"]].set_visible(False)
     beside = path.with_name(f".{path.name}.partial{path.suffix}")
     figure.savefig(beside, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
