@@ -280,11 +280,23 @@ def search_table() -> str:
     return _table(["score of the weights alone", *(f"{kind} {seed}" for kind, seed in columns), "mean of models 1, 2"], lines)
 
 
+def estimator_table() -> str:
+    """Return the range between simulated blocks and the noise of each estimator of entropy, by the size of a block."""
+    rows = read("estimators")
+    names = list(rows[0]["estimators"])
+    lines = []
+    for row in rows:
+        cells = [(row["estimators"][name]["range"], row["estimators"][name]["noise"]) for name in names]
+        lines.append([f"{row['weights']:,}", *(f"{wide:.4f} / {noise:.5f} = {wide / noise:.0f}" for wide, noise in cells)])
+    return _table(["weights a block", *(f"{name}: range / noise" for name in names)], lines)
+
+
 PARTS = {
     "demo": demo_tables,
     "line": line_tables,
     "speed": speed_tables,
     "criteria": criteria_table,
+    "estimators": estimator_table,
     "published": published_tables,
     "study": study_tables,
     "search": search_table,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["caveats"]
 
-# Figures by simulation and from the published statistics (docs/entropy.md says how each was found)
+# The first three from simulated blocks (benchmarks/estimators.py), the others from the published statistics
 _SATURATED = 0.99  # of ln N
 _ENOUGH_FOR_EXACT = 2_000_000  # weights a block
 _CLEAR = 10  # times the sampling deviation that the range between blocks should be
