@@ -210,13 +210,15 @@ def study_tables() -> str:
         (name for name in study["criteria"] if name != "oracle"),
         key=lambda name: -(found[name, oracles[0]]["spearman"]["mean"] or -2),
     )
-    # a criterion that is an oracle itself has no row with it
-    agreement = [[name, *(_interval(found.get((name, oracle), {}).get("spearman")) for oracle in oracles)] for name in criteria]
-    over = [
-        [name, *(_interval(found.get((name, oracle), {}).get("over_depth")) for oracle in oracles)]
-        for name in criteria
-        if name not in ("depth", "relative-norm")
-    ]
+    shown = [oracle for oracle in oracles if oracle != "zero-shot accuracy"]  # says the same as the loss
+    agreement = []
+    for name in criteria:
+        cells = [name]
+        for oracle in shown:
+            row = found.get((name, oracle), {})  # a criterion that is an oracle itself has no row with it
+            cells += [_interval(row.get("spearman")), _interval(row.get("over_depth"))]
+        agreement.append(cells)
+    head = [title for oracle in shown for title in (oracle, "more than depth")]
     first = study["conditions"][0]
     packages = first.get("packages", {})
     return (
@@ -227,14 +229,11 @@ def study_tables() -> str:
             ["oracle", "spread between blocks", "noise of a value", "reliability", "best possible Spearman", "models agree"],
             powers,
         )
-        + "\nSpearman's rank correlation of each criterion with each oracle: the mean over models and its 95 % interval.\n\n"
-        + _table(["criterion", *oracles], agreement)
-        + "\nMore than depth: the difference to depth's correlation, paired over models, and its 95 % interval.\n\n"
-        + _table(["criterion", *oracles], over)
+        + "\nSpearman's rank correlation of each criterion with each oracle, and how much more that is than depth's, paired "
+        "over models: means and 95 % intervals.\n\n"
+        + _table(["criterion", *head], agreement)
         + "\n"
         + _accuracies(study, "finetuned_top1", "Top-1 after finetuning, mean and standard deviation over models")
-        + "\n"
-        + _accuracies(study, "zero_shot_top1", "Top-1 at once, nothing retrained")
         + f"\nTaken on {first.get('device')}, one thread a process; torch {packages.get('torch', '')}.\n"
     )
 
