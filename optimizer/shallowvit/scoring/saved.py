@@ -89,8 +89,7 @@ def read_scores(path: Path) -> BlockScores:
     ):
         raise ShallowvitError(
             f"score: {path} doesn't hold one finite score for each of the blocks 0 to {len(rows) - 1} by a known criterion; "
-            "score "
-            "the model again with --save"
+            "score the model again with --save"
         )
     return scores
 
