@@ -11,17 +11,26 @@ from ..errors import ShallowvitError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["OPSETS", "ExportConfig", "ExportedOnnx", "GraphInput", "GraphOutput", "Parity", "Precision"]
+__all__ = ["FLOATS", "OPSETS", "ExportConfig", "ExportedOnnx", "GraphInput", "GraphOutput", "Parity", "Precision"]
 
 OPSETS = (23, 18)  # one Attention node a block; the MatMul/Softmax pattern, for TensorRT before 10.14
 
 
 class Precision(StrEnum):
-    """The type the graph computes in. Inputs and outputs stay fp32 (or uint8) either way."""
+    """The type the graph computes in. Inputs and outputs stay fp32 (or uint8) either way.
+
+    int8, fp8 and int4 are explicit QuantizeLinear/DequantizeLinear pairs in a graph of a float type; int4 is of weights only.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
+    INT4 = "int4"
+
+
+FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)
 
 
 @dataclass(frozen=True)
