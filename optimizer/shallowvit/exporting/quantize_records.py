@@ -43,7 +43,7 @@ class CalibrationMethod(StrEnum):
     """How the range of an activation is chosen from the values that were seen.
 
     ``minmax``: all of them. ``percentile``: the share ``QuantizeConfig.percentile`` of them by magnitude. ``entropy``: the
-    range whose quantised histogram has the least Kullback-Leibler divergence from the whole one (TensorRT's classic calibrator).
+    range whose quantised histogram has the least Kullback-Leibler divergence from the whole one, as in TensorRT 10 and before.
     """
 
     MINMAX = "minmax"
@@ -141,9 +141,9 @@ class QuantizedGraph:
 class QuantizationCheck:
     """A graph against the fp32 graph on the same real inputs, none of which it was calibrated on.
 
-    ``relative_error`` is the largest absolute difference over the largest absolute output in fp32. Shares are of ``items``, with
-    95 % Wilson intervals; ``drop`` is top-1 in fp32 less top-1 here, its interval that of paired shares (Agresti and Min 2005)
-    and ``p_value`` McNemar's exact test, from the items that only one side has right (``lost`` here, ``gained`` here). None
+    ``relative_error`` is the largest absolute difference over the largest absolute output in fp32. Shares are of ``items``,
+    with 95 % Wilson intervals; ``drop`` is top-1 in fp32 less top-1 here, its interval that of paired shares (Agresti, Min
+    2005) and ``p_value`` McNemar's exact test, from the items that one side alone has right (``lost``, ``gained`` here). None
     where there are no classes or no labels. ``held_out`` counts the items of ``data`` left aside because they calibrated.
     """
 
