@@ -1,0 +1,79 @@
+"""Hold an engine's layers against the graph's attentions: which are one kernel, which aren't, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ShallowvitError
+from .records import AttentionFusion, FusionReport
+from .worker.layers import fused_nodes, kernels_in_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .sites import AttentionSite
+    from .worker.layers import Layer
+
+__all__ = ["check_fused", "fusion_report"]
+
+_NO_REASON = "isn't fused, and nothing in the graph says why; the build log has the builder's own words"
+
+
+def fusion_report(
+    sites: Sequence[AttentionSite], layers: list[Layer], engine: bytes, source: str, *, named: bool
+) -> FusionReport:
+    """Return what became of each attention, and check the layers against the engine's bytes.
+
+    Args:
+        sites: Every attention of the graph.
+        layers: The engine's layers as ``worker.layers`` reads them.
+        engine: The engine itself. The kernels that the layers name must stand in it, and no others.
+        source: Where the layers come from: ``builder log`` or ``engine inspector``.
+        named: Whether this flavour's engines hold the names of their kernels as plain text; where it isn't known, an engine
+            without any is let pass.
+
+    Raises:
+        ShallowvitError: layers and bytes contradict each other.
+    """
+    kernels = fused_nodes(layers)
+    attentions = tuple(_of_site(site, kernels.get(site.anchor)) for site in sites)
+    listed = sorted({kernel for kernel in kernels.values() if "_0x" in kernel})
+    found = kernels_in_bytes(engine)
+    if listed != found and (named or found):
+        raise ShallowvitError(
+            f"build: the {source} names the attention kernels {', '.join(listed) or 'none'}, but the engine holds "
+            f"{', '.join(found) or 'none'}, so its fusion can't be vouched for; please report this TensorRT version"
+        )
+    return FusionReport(source, attentions, tuple(found) if named or found else None)
+
+
+def _of_site(site: AttentionSite, kernel: str | None) -> AttentionFusion:
+    return AttentionFusion(
+        path=site.path,
+        block=site.block,
+        node=site.anchor,
+        fused=kernel is not None,
+        kernel=kernel,
+        reason=None if kernel else site.obstacle or _NO_REASON,
+        dtype=site.dtype,
+        heads=site.heads,
+        head_size=site.head_size,
+        queries=site.queries,
+        keys=site.keys,
+    )
+
+
+def check_fused(report: FusionReport, stage: str = "build") -> None:
+    """Refuse an engine in which an attention isn't fused.
+
+    Raises:
+        ShallowvitError: names the first attention that isn't, the reason, and how many there are.
+    """
+    if report.whole:
+        return
+    first = next(attention for attention in report.attentions if not attention.fused)
+    block = first.path if first.block is None else f"block {first.block} ({first.path})"
+    raise ShallowvitError(
+        f"{stage}: attention is fused in {report.fused} of {report.expected}: that of {block} {first.reason}. "
+        "Or accept it with --allow-unfused"
+    )

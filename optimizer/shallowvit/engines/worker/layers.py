@@ -1,0 +1,81 @@
+"""Read an engine's layers as TensorRT prints them, and find the ones that are a fused attention.
+
+The builder's verbose log has one message that starts with ``Layers:``; ``EngineInspector`` gives the same as JSON on a GPU. A
+newcomer's trap: names of ONNX nodes leak into a layer's Name, so only its TacticName tells which kernel runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+__all__ = ["fused_nodes", "is_fused_attention", "kernels_in_bytes", "layers_from_inspector", "layers_from_log"]
+
+_LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), .*?TacticName: (?P<tactic>[^,]*), StreamId")
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+# TensorRT-RTX 1.7 and TensorRT 10.13 and later, which share the compiler
+_KERNEL = re.compile(r"^_ge(?:mm|mv)_mha_v\d+(?:_0x[0-9a-f]{32}|\b)")
+# TensorRT before that: ready-made kernels, whose names begin with these words or hold them between underscores
+_OLDER_KERNEL = re.compile(r"^(?:fused_mha|fmha|kgen_mha|_?mha_v\d)|(?:^|_)(?:fmha|fused_mha|kgen_mha)_")
+_IN_BYTES = re.compile(rb"_ge(?:mm|mv)_mha_v\d+_0x[0-9a-f]{32}")
+
+Layer = dict[str, Any]
+
+
+def layers_from_log(text: str) -> list[Layer]:
+    """Return the layers of a builder's message ``Layers:`` as dictionaries with name, type, tactic and nodes.
+
+    Layers come once per optimisation profile; repeated ones are left out.
+    """
+    found = []
+    for line in text.splitlines():
+        match = _LAYER.match(line)
+        if match:
+            nodes = _NODE.findall(line.rpartition("Metadata:")[2])
+            found.append({"name": match["name"], "type": match["type"], "tactic": match["tactic"], "nodes": nodes})
+    return _once(found)
+
+
+def layers_from_inspector(text: str) -> list[Layer]:
+    """Return the same from the JSON of ``EngineInspector.get_engine_information``."""
+    found = []
+    for layer in json.loads(text).get("Layers", []):
+        if isinstance(layer, dict):  # plain names come from an engine built without detailed profiling verbosity
+            name, kind, tactic = layer.get("Name", ""), layer.get("LayerType", ""), layer.get("TacticName", "")
+            nodes = _NODE.findall(str(layer.get("Metadata", "")))
+            found.append({"name": name, "type": kind, "tactic": tactic, "nodes": nodes})
+    return _once(found)
+
+
+def _once(layers: list[Layer]) -> list[Layer]:
+    seen, kept = set(), []
+    for layer in layers:
+        # a profile's copy of a layer differs in its name alone; layers without nodes (shapes, copies) can't be told apart
+        key = (layer["type"], layer["tactic"], tuple(layer["nodes"]))
+        if not layer["nodes"] or key not in seen:
+            seen.add(key)
+            kept.append(layer)
+    return kept
+
+
+def is_fused_attention(layer: Layer) -> bool:
+    """Say whether a layer is one kernel for a whole attention."""
+    tactic = layer["tactic"]
+    return bool(_KERNEL.search(tactic) or _OLDER_KERNEL.search(tactic))
+
+
+def fused_nodes(layers: list[Layer]) -> dict[str, str]:
+    """Return ONNX node -> kernel for every node that runs inside a fused attention."""
+    return {node: layer["tactic"] for layer in layers if is_fused_attention(layer) for node in layer["nodes"]}
+
+
+def kernels_in_bytes(engine: bytes) -> list[str]:
+    """Return the names of the attention kernels that an engine's bytes hold, sorted; empty where none is fused."""
+    return sorted({match.decode() for match in _IN_BYTES.findall(engine)})
+
+
+def memory_from_log(text: str, what: str) -> int | None:
+    """Return the largest ``Total WHAT Memory: N bytes`` of a log (one an engine part), or None."""
+    found = re.findall(rf"Total {what} Memory: (\d+) bytes", text)
+    return max(map(int, found)) if found else None
