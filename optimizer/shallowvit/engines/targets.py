@@ -31,9 +31,12 @@ __all__ = [
     "jetpack_for",
     "jetpack_from_l4t",
     "opset_for",
+    "opset_of_tensorrt",
     "precision_refusal",
     "rtx_compute_capability",
+    "same_board",
     "strongly_typed",
+    "targets_table",
     "tensorrt_of",
 ]
 
@@ -75,6 +78,11 @@ def find_target(key: str) -> Target:
     raise ShallowvitError(f"targets: no target {key!r} among the {len(keys)} known.{meant} List all with: shallowvit targets")
 
 
+def same_board(one: Target, other: Target) -> bool:
+    """Return whether two targets are the same board: an Orin Nano with and without its Super modes is."""
+    return one.key == other.key or bool(set(one.modules) & set(other.modules))
+
+
 def jetpack_for(target: Target, jetpack: str | None = None) -> JetPack | None:
     """Return the JetPack to assume for a Jetson: the named one, else the newest whose TensorRT is known.
 
@@ -108,8 +116,12 @@ def opset_for(target: Target, jetpack: str | None = None) -> int:
     """Return 23 where TensorRT is 10.14 or later and parses ``Attention``, else 18; 18 too where its version is unknown."""
     if target.kind is not Kind.JETSON:
         return 23
-    version = tensorrt_of(target, jetpack)
-    return 23 if version and version_tuple(version) >= _OPSET_23_FROM else 18
+    return opset_of_tensorrt(tensorrt_of(target, jetpack) or "")
+
+
+def opset_of_tensorrt(version: str) -> int:
+    """Return the opset to export for a version of TensorRT: 23 from 10.14 on, which parses ``Attention``, else 18."""
+    return 23 if version_tuple(version) >= _OPSET_23_FROM else 18
 
 
 def strongly_typed(target: Target, jetpack: str | None = None) -> bool:
@@ -117,7 +129,7 @@ def strongly_typed(target: Target, jetpack: str | None = None) -> bool:
     if target.kind is not Kind.JETSON:
         return True
     version = tensorrt_of(target, jetpack)
-    return bool(version) and version_tuple(version or "") >= _STRONGLY_TYPED_FROM
+    return version_tuple(version or "") >= _STRONGLY_TYPED_FROM
 
 
 def rtx_compute_capability(target: Target) -> int | None:
@@ -163,3 +175,26 @@ def precision_refusal(target: Target, precision: str, jetpack: str | None = None
             f"{'.'.join(map(str, needed))} or later"
         )
     return None
+
+
+def targets_table() -> str:
+    """Return every target and every JetPack release as two Markdown tables; what was not read stands as unknown."""
+    lines = [
+        "| target | SM | memory GB | GB/s | fp16 TFLOPS | int8 TOPS | DLA | doesn't run | engine |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for target in DEVICES:
+        figures = [_graded(figure) for figure in (target.memory, target.bandwidth, target.peak("fp16"), target.peak("int8"))]
+        refused = ", ".join(name for name in PRECISIONS if precision_refusal(target, name)) or "-"
+        dla = "unknown" if target.dla is None else str(target.dla)
+        cells = [f"`{target.key}`", target.compute_capability, *figures, dla, refused, ", ".join(flavours(target))]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| JetPack | L4T | CUDA | TensorRT | Python | boards |", "|---|---|---|---|---|---|"]
+    for release in JETPACKS:
+        known = [", ".join(release.l4t), release.cuda, release.tensorrt, release.python]
+        lines.append(f"| {release.version} | {' | '.join(text or 'unknown' for text in known)} | {', '.join(release.boards)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _graded(figure: Figure) -> str:
+    return "unknown" if figure.value is None else f"{figure.value:g} {figure.provenance.letter}"
