@@ -57,7 +57,7 @@ def count_graph_bytes(path: Path, batch: int) -> GraphBytes:
     try:
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except onnx.shape_inference.InferenceError as err:
-        raise ShallowvitError(f"estimate: the shapes of {path} contradict each other: {err}; export the model again") from err
+        raise ShallowvitError(f"estimate: no shapes can be inferred in {path}: {err}; export the model again") from err
     io_bytes = 0
     for value in (*_inputs(graph), *graph.output):
         size = _value_bytes(value)
