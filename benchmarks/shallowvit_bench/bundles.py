@@ -16,7 +16,7 @@ from .errors import BenchError
 
 __all__ = ["SCHEMA_VERSION", "BundleInfo", "GraphInput", "Preprocessing", "read_bundle"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # the newest that is read; 1 had no engines
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except ValueError as err:
         raise BenchError(f"read_bundle: {file} is not JSON ({err}); copy the bundle again") from err
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if version != SCHEMA_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         advice = "update shallowvit here" if newer else "export the bundle again"
         raise BenchError(f"read_bundle: {file} has schema_version {version}, this harness reads {SCHEMA_VERSION}; {advice}")

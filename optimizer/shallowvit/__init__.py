@@ -1,6 +1,6 @@
 """Make a vision transformer shallow and ship it.
 
-    load -> score -> plan -> prune -> export -> verify
+    load -> score -> plan -> prune -> export -> build -> verify
 
 Each stage is a plain function that takes the record of the one before it. Nothing heavy is imported until a stage is used.
 """
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from .lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .bundle import Bundle, export, verify
+    from .bundle import Bundle, build, export, verify
+    from .engines import BuildConfig
     from .errors import ShallowvitError
     from .exporting import ExportConfig
     from .models import LoadedModel, load
@@ -32,6 +33,8 @@ _HOMES = {
     "PrunedModel": "pruning",
     "PruningPlan": "pruning",
     "export": "bundle",
+    "build": "bundle",
+    "BuildConfig": "engines",
     "ExportConfig": "exporting",
     "verify": "bundle",
     "Bundle": "bundle",
@@ -40,6 +43,7 @@ _HOMES = {
 
 __all__ = [
     "BlockScores",
+    "BuildConfig",
     "Bundle",
     "ExportConfig",
     "LoadedModel",
@@ -49,6 +53,7 @@ __all__ = [
     "ScoreConfig",
     "ShallowvitError",
     "__version__",
+    "build",
     "export",
     "load",
     "plan",

@@ -15,7 +15,7 @@ from .errors import ShallowvitError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_out", "folder_when_whole", "hash_file"]
+__all__ = ["check_out", "disk_sentences", "folder_when_whole", "fsync_tree", "hash_file"]
 
 
 def check_out(out: Path, force: bool, stage: str, source: str = "") -> None:
@@ -59,24 +59,41 @@ def folder_when_whole(out: Path, stage: str, force: bool = False) -> Iterator[Pa
     check_out(out, force, stage)
     beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        beside.mkdir()
-        yield beside
-        for file in sorted(beside.rglob("*")):
-            _fsync(file)
-        _fsync(beside)
-        _take_place(beside, out, stage, force)
-    except OSError as err:
-        if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(out.parent).free
-            raise ShallowvitError(
-                f"{stage}: no space left for {out} ({free / 1e6:.0f} MB free there); nothing was written. Free some or choose "
-                "another --out"
-            ) from err
-        if err.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise ShallowvitError(f"{stage}: may not write {out} ({err.strerror}); choose another --out") from err
-        raise
+        with disk_sentences(stage, out):
+            beside.mkdir()
+            yield beside
+            fsync_tree(beside)
+            _take_place(beside, out, stage, force)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def disk_sentences(stage: str, out: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission while writing ``out`` into one sentence.
+
+    Raises:
+        ShallowvitError: says which, and how much is free.
+    """
+    try:
+        yield
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(out.resolve().parent).free
+            raise ShallowvitError(
+                f"{stage}: no space left for {out} ({free / 1e6:.0f} MB free there); nothing was changed. Free some or choose "
+                "another place"
+            ) from err
+        if err.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise ShallowvitError(f"{stage}: may not write {out} ({err.strerror}); choose another place") from err
+        raise
+
+
+def fsync_tree(folder: Path) -> None:
+    """Have everything in a folder, and the folder itself, on the disk."""
+    for file in sorted(folder.rglob("*")):
+        _fsync(file)
+    _fsync(folder)
 
 
 def hash_file(path: Path) -> str:

@@ -34,7 +34,7 @@ def test_export_writes_graph_manifest_and_readme(bundle):
 
 def test_verify_whole_bundle_gives_its_manifest(bundle):
     assert verify(bundle.path) == bundle
-    assert json.loads((bundle.path / "manifest.json").read_text())["schema_version"] == 1
+    assert json.loads((bundle.path / "manifest.json").read_text())["schema_version"] == 2
 
 
 def test_export_manifest_holds_the_lineage(bundle, pruned_video, video_folder):
@@ -110,7 +110,7 @@ def _drop_graph(manifest):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=2), "has schema 2, this version reads 1; update shallowvit"),
+        (lambda m: m.update(schema_version=3), "has schema 3, this version reads 2; update shallowvit"),
         (lambda m: m.update(schema_version=0), "is damaged at schema_version"),
         (lambda m: m.pop("schema_version"), "is damaged at schema_version"),
         (lambda m: m.update(comment="hello"), "is damaged at comment: Extra inputs"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import ShallowvitError
 from ..files import hash_file
-from .manifest import SCHEMA_VERSION, Manifest
-from .write import Bundle
+from .manifest import SCHEMA_VERSION, Engine, Manifest
+from .records import Bundle
 
 __all__ = ["verify"]
 
@@ -43,6 +43,8 @@ def verify(path: str | Path) -> Bundle:
             f"verify: {path / extra[0]} is not in the manifest ({len(extra)} extra); a bundle holds only its own files"
         )
     _check_graph(path / "model.onnx", manifest)
+    for engine in manifest.engines:
+        _check_engine(path, engine)
     return Bundle(path, manifest)
 
 
@@ -67,6 +69,20 @@ def _read_manifest(path: Path) -> Manifest:
         first = err.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its top level"
         raise ShallowvitError(f"verify: {file} is damaged at {where}: {first['msg']}; copy the bundle again") from err
+
+
+def _check_engine(path: Path, engine: Engine) -> None:
+    """The kernels that the manifest names must stand in the engine."""
+    from ..engines.worker.layers import kernels_in_bytes
+
+    if not (path / engine.path).is_file():
+        raise ShallowvitError(f"verify: {path / engine.path} is missing; build it again with: shallowvit build {path}")
+    found = kernels_in_bytes((path / engine.path).read_bytes())
+    if engine.kernels is not None and list(engine.kernels) != found:
+        raise ShallowvitError(
+            f"verify: {path / engine.path} holds the attention kernels {', '.join(found) or 'none'}, the manifest says "
+            f"{', '.join(engine.kernels) or 'none'}; build it again with: shallowvit build {path}"
+        )
 
 
 def _check_graph(path: Path, manifest: Manifest) -> None:

@@ -1,7 +1,8 @@
 """The manifest of a bundle, as a schema: what may stand in ``manifest.json``, and nothing else.
 
 A newcomer's trap: readers on the device (``shallowvit_bench``) read this file without pydantic, so a change of a field's name
-or meaning is a new ``schema_version``.
+or meaning, or a new field, is a new ``schema_version``. 2 added engines, the recipe, quantisation and the search over
+precisions.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["SCHEMA_VERSION", "File", "Graph", "Manifest", "Plan", "Score", "Scores", "Source"]
+__all__ = ["SCHEMA_VERSION", "Attention", "Engine", "File", "Graph", "Manifest", "Plan", "Score", "Scores", "Source"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Record(BaseModel):
@@ -100,6 +101,9 @@ class Graph(_Record):
     attention_nodes: int
     input: Input
     outputs: tuple[Tensor, ...]
+    attention_precision: str | None = None
+    attention_rewritten: int = 0
+    kept_in_fp32: tuple[str, ...] = ()
 
 
 class Preprocessing(_Record):
@@ -137,10 +141,136 @@ class Metrics(_Record):
     items: int
 
 
+class KeptNode(_Record):
+    """A node with weights that stayed in the float type, and why."""
+
+    node: str
+    module: str
+    reason: str
+
+
+class Check(_Record):
+    """The graph against the fp32 graph on real inputs that didn't calibrate it."""
+
+    precision: str
+    base: str
+    data: str
+    items: int
+    held_out: int
+    computed_by: str
+    max_abs_error: float
+    relative_error: float
+    top1_agreement: float | None
+    top1_reference: float | None
+    top1_reference_interval: tuple[float, float] | None
+    top1: float | None
+    top1_interval: tuple[float, float] | None
+    lost: int | None
+    gained: int | None
+    drop: float | None
+    drop_interval: tuple[float, float] | None
+    p_value: float | None
+    within_noise: bool | None
+    max_drop: float
+
+
+class Quantization(_Record):
+    """How the graph was quantised and what that cost; the table of ranges stands in ``calibration.json``."""
+
+    precision: str
+    base: str
+    quantized: int
+    kept: tuple[KeptNode, ...]
+    attention_nodes: int
+    method: str | None
+    percentile: float | None
+    block_size: int | None
+    samples: int
+    inputs_sha256: str | None
+    data: str | None
+    tool: str
+    bytes_before: int
+    bytes_after: int
+    check: Check
+
+
+class Trial(_Record):
+    """A candidate of the search over precisions."""
+
+    name: str
+    precision: str
+    base: str
+    calibration: str | None
+    status: str
+    reason: str
+    bytes: int | None
+    median_ms: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    check: Check | None
+
+
+class PrecisionSearch(_Record):
+    """Which precisions were measured, on what, and why the graph has the one it has."""
+
+    chosen: str
+    backend: str
+    batch: int
+    runs: int
+    data: str
+    max_drop: float
+    trials: tuple[Trial, ...]
+
+
+class Attention(_Record):
+    """An attention of the graph in an engine: its kernel where it is fused, the reason where it isn't."""
+
+    path: str
+    block: int | None
+    node: str
+    fused: bool
+    kernel: str | None
+    reason: str | None
+    dtype: str
+    heads: int | None
+    head_size: int | None
+    queries: int | None
+    keys: int | None
+
+
+class Engine(_Record):
+    """A TensorRT engine of the graph; ``path``, ``report`` and ``log`` are files of the bundle.
+
+    ``sm`` are compute capabilities as 86 for 8.6, none for a portable engine; ``kernels`` were found in the engine's bytes, None
+    where its flavour doesn't name them there; ``not_inspected`` says why the engine wasn't loaded after the build.
+    """
+
+    path: str
+    report: str
+    log: str
+    flavour: str
+    version: str
+    target: str | None
+    sm: tuple[int, ...]
+    built_on: str
+    profiles: tuple[dict[str, tuple[tuple[int, ...], ...]], ...]
+    options: dict[str, int | float | str | bool | None]
+    attention_fused: int
+    attention_expected: int
+    fusion_source: str
+    attentions: tuple[Attention, ...]
+    kernels: tuple[str, ...] | None
+    activation_bytes: int | None
+    weights_bytes: int | None
+    build_s: float
+    not_inspected: str | None
+
+
 class Manifest(_Record):
     """``manifest.json``."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     name: str
     files: dict[str, File]
     source: Source
@@ -152,3 +282,8 @@ class Manifest(_Record):
     parity: Parity
     metrics: dict[str, Metrics]
     tools: dict[str, str]
+    target: str | None = None
+    recipe: str | None = None
+    engines: tuple[Engine, ...] = ()
+    quantization: Quantization | None = None
+    precision_search: PrecisionSearch | None = None

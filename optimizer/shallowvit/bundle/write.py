@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +16,20 @@ from ..exporting import ExportConfig, Precision, export_onnx
 from ..files import folder_when_whole, hash_file
 from ..models.rebuild import LINEAGE_FILE, read_lineage
 from ..pruning import PrunedModel, plan
+from .building import add_engine, add_recipe, write_manifest
 from .manifest import SCHEMA_VERSION, File, Manifest, Metrics
 from .readme import readme_text
+from .records import Bundle
 
 if TYPE_CHECKING:
+    from ..engines import BuildConfig
     from ..exporting import ExportedOnnx
     from ..models import LoadedModel
 
-__all__ = ["Bundle", "export"]
+__all__ = ["export"]
 
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 _FAMILY_TOOLS = {"transformers": ("transformers",), "timm": ("timm",), "torchvision": ("torchvision",)}
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A folder that an edge team can check, load and benchmark without this project: where it is and what is in it."""
-
-    path: Path
-    manifest: Manifest
 
 
 def export(
@@ -43,6 +38,8 @@ def export(
     config: ExportConfig | None = None,
     *,
     data: str | None = None,
+    build: BuildConfig | None = None,
+    recipe: BuildConfig | None = None,
     force: bool = False,
 ) -> Bundle:
     """Export a model to ONNX, check it, and write the bundle ``out``.
@@ -52,6 +49,8 @@ def export(
         out: The folder to write. It appears under this name only when whole.
         config: Precision, opset, preprocessing.
         data: ``demo`` or a path of labelled data, on which the graph's accuracy is measured into the manifest.
+        build: Build an engine into the bundle too, as this says.
+        recipe: Put the recipe for its target into the bundle, for ``build`` on the device.
         force: Replace ``out`` if it is a bundle.
 
     Raises:
@@ -72,23 +71,23 @@ def export(
     with folder_when_whole(out, "export", force) as folder:
         exported = export_onnx(pruned, folder / "model.onnx", config)
         manifest = _manifest(pruned, exported, out.name, embedded=config.embed_preprocessing)
+        if recipe:
+            manifest = add_recipe(folder, manifest, recipe)
+        if build:
+            manifest = add_engine(folder, manifest, build)
         (folder / "README.md").write_text(readme_text(manifest))
         manifest = manifest.model_copy(update={"files": _files(folder)})
-        _write_manifest(manifest, folder)
+        write_manifest(manifest, folder)
         if data:
             manifest = manifest.model_copy(update={"metrics": {data: _accuracy(folder, data)}})
-            _write_manifest(manifest, folder)
+            write_manifest(manifest, folder)
     return Bundle(out, manifest)
-
-
-def _write_manifest(manifest: Manifest, folder: Path) -> None:
-    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
 
 
 def _files(folder: Path) -> dict[str, File]:
     """Every file but the manifest, by name."""
-    found = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
-    return {path.name: File(sha256=hash_file(path), bytes=path.stat().st_size) for path in found}
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {path.relative_to(folder).as_posix(): File(sha256=hash_file(path), bytes=path.stat().st_size) for path in found}
 
 
 def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, *, embedded: bool) -> Manifest:

@@ -19,9 +19,15 @@ COMMANDS = {
     "score": ("shallowvit.cli.score", "Score the blocks of a model: which matter, which could go."),
     "prune": ("shallowvit.cli.prune", "Remove blocks and save a model that stock transformers or timm loads."),
     "export": ("shallowvit.cli.export", "Run the line: score, plan, prune, export to ONNX, check, and write a bundle."),
+    "build": ("shallowvit.cli.build", "Build a TensorRT engine into a bundle and prove that its attention is fused."),
     "study": ("shallowvit.cli.study", "Ask which criterion foresees what removing blocks costs: remove, finetune, compare."),
     "verify": ("shallowvit.cli.verify", "Recheck a bundle and name the first thing wrong with it."),
     "bench": ("shallowvit.cli.bench", "Measure a bundle's latency, memory and accuracy, alone or against another side."),
+    "targets": (
+        "shallowvit.cli.targets",
+        "List the devices engines are built for, or explain one and estimate a bundle on it.",
+    ),
+    "doctor": ("shallowvit.cli.doctor", "Say what this machine can do, and how to get what is missing."),
     "report": ("shallowvit.cli.report", "Write one HTML page about bundles and their measurements."),
 }
 

@@ -30,6 +30,7 @@ __all__ = [
     "print_pruning",
     "print_scores",
     "print_subject",
+    "print_table",
     "print_warnings",
     "progress",
     "scores_record",
@@ -130,7 +131,7 @@ def print_scores(scores: BlockScores, removed: Collection[int] = ()) -> None:
         table.add_row(
             str(row.block), row.path, f"{row.weights:,}", f"{row.score:.6g}", bar, goes, last, style="dim" if gone else None
         )
-    _print_table(table)
+    print_table(table)
     agreement = rank_correlation(values, [-row.block for row in scores.blocks])
     print_line(f"order against removing the last blocks (last-k): Spearman {agreement:+.2f}")
 
@@ -153,7 +154,7 @@ def print_comparison(compared: Comparison, removed: Collection[int]) -> None:
     for name, order, correlations in zip(names, places, compared.spearman, strict=True):
         cells = [f"{place + 1}{'*' if place < len(removed) else ''}" for _, place in sorted(order.items())]
         table.add_row(name, *cells, f"{correlations[0]:+.2f}", f"{correlations[depth]:+.2f}")
-    _print_table(table)
+    print_table(table)
     if compared.skipped:
         reasons: dict[str, list[str]] = {}
         for name, reason in compared.skipped:
@@ -187,7 +188,8 @@ def _title(scores: BlockScores) -> str:
     return f"{scores.criterion}{f' ({settings})' if settings else ''}: higher means keep"
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Print a table, in a fixed width where stdout is no terminal."""
     Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 

@@ -19,6 +19,7 @@ from .targets import (
     flavours,
     precision_refusal,
     rtx_compute_capability,
+    same_board,
     strongly_typed,
     tensorrt_of,
 )
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .records import BuildConfig
     from .target_records import Target
 
-__all__ = ["Choice", "check_precision", "choose", "installed"]
+__all__ = ["Choice", "check_precision", "choose", "compute_capabilities", "installed"]
 
 _MODULES = {Flavour.RTX: "tensorrt_rtx", Flavour.TENSORRT: "tensorrt"}
 _INSTALL = {
@@ -74,7 +75,7 @@ def choose(config: BuildConfig, root: Path = Path("/")) -> Choice:
         where = f"for {config.python}" if config.python else "here"
         names = " nor ".join(_MODULES[flavour] for flavour in wanted)
         raise ShallowvitError(f"build: {names} is not installed {where}. Run: {_INSTALL[wanted[0]]}")
-    return Choice(flavour, target, _compute_capabilities(config, flavour, target))
+    return Choice(flavour, target, compute_capabilities(config, flavour, target))
 
 
 def installed(flavour: Flavour, python: str | None = None) -> bool:
@@ -132,7 +133,7 @@ def _check_board(target: Target, root: Path) -> None:
     from .probes import detect_jetson
 
     found = detect_jetson(root)
-    if found != target.key:
+    if found is None or not same_board(find_target(found), target):
         here = f"this is {found}" if found else "this is none"
         raise ShallowvitError(
             f"build: an engine for {target.key} is built on the board itself, and {here}. Export with --target {target.key} "
@@ -140,7 +141,12 @@ def _check_board(target: Target, root: Path) -> None:
         )
 
 
-def _compute_capabilities(config: BuildConfig, flavour: Flavour, target: Target | None) -> tuple[int, ...]:
+def compute_capabilities(config: BuildConfig, flavour: Flavour, target: Target | None) -> tuple[int, ...]:
+    """Return what an RTX engine is finished for: what was asked, else the target's; empty for a portable or full engine.
+
+    Raises:
+        ShallowvitError: TensorRT-RTX takes no such number, or the flavour takes none.
+    """
     wanted = config.compute_capabilities
     if flavour is not Flavour.RTX:
         if wanted:

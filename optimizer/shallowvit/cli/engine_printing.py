@@ -1,0 +1,71 @@
+"""Print an engine: what it is, and what became of every attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from .printing import print_line, print_table
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..bundle.manifest import Attention, Engine
+
+__all__ = ["print_engine", "print_recipe"]
+
+
+def print_engine(bundle: Bundle, engine: Engine) -> None:
+    """Say what an engine takes and which of its attentions are fused."""
+    where = f" for {engine.target}" if engine.target else ""
+    made = ", ".join(f"{number / 10:.1f}" for number in engine.sm) or "portable"
+    size = bundle.manifest.files[engine.path].bytes
+    print_line(
+        f"{bundle.path / engine.path}: {engine.flavour} {engine.version}{where}, {made}, {size / 1e6:.1f} MB, built in "
+        f"{engine.build_s:.1f} s on {engine.built_on}"
+    )
+    memory = [("activation", engine.activation_bytes), ("weights", engine.weights_bytes)]
+    print_line("  memory: " + ", ".join(f"{name} {_mb(number)}" for name, number in memory) + _largest(engine))
+    print_line(f"  attention fused: {engine.attention_fused} of {engine.attention_expected}, by the {engine.fusion_source}")
+    table = Table()
+    for title in ("block", "attention", "heads x size", "tokens", "kernel, or why there is none"):
+        table.add_column(title, justify="right" if title == "block" else "left")
+    for attention in engine.attentions:
+        table.add_row(*_cells(attention))
+    if engine.attentions:
+        print_table(table)
+    if engine.not_inspected:
+        print_line(f"  not loaded to look inside: {engine.not_inspected}; layers, graph and bytes of the engine agree")
+
+
+def print_recipe(bundle: Bundle) -> None:
+    """Say that a bundle carries a recipe and what to do with it."""
+    manifest = bundle.manifest
+    print_line(
+        f"  recipe for {manifest.target}: copy the bundle there and run shallowvit build, or without this project: cd recipe && "
+        "python3 build_engine.py recipe.json"
+    )
+
+
+def _cells(attention: Attention) -> tuple[str, ...]:
+    block = "" if attention.block is None else str(attention.block)
+    tokens = _size(attention.queries)
+    if attention.keys != attention.queries:
+        tokens += f" on {_size(attention.keys)}"
+    told = attention.kernel or f"not fused: {attention.reason}"
+    shape = f"{_size(attention.heads)} x {_size(attention.head_size)} {attention.dtype}"
+    return block, attention.path, shape, tokens, told
+
+
+def _size(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def _mb(number: int | None) -> str:
+    return "unknown" if number is None else f"{number / 1e6:.1f} MB"
+
+
+def _largest(engine: Engine) -> str:
+    shapes = [shape[-1] for profile in engine.profiles for shape in profile.values()]
+    largest = max((shape[0] for shape in shapes if shape), default=None)
+    return "" if largest is None else f" at batch {largest}"

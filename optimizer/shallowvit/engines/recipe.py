@@ -1,0 +1,106 @@
+"""The build recipe of a bundle: what a device needs to build its own engine, with this project installed there or without.
+
+recipe/
+recipe.json          options, optimisation profiles, and the attentions that must come out fused
+build_engine.py      reads it with the device's own TensorRT: python3 build_engine.py recipe.json
+layers.py, flavour_*.py
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ShallowvitError
+from .build import job_from_config
+from .flavours import Choice, check_precision, compute_capabilities
+from .graph_check import check_graph
+from .profiles import profiles_for
+from .records import BatchRange, BuildConfig, Flavour, HardwareCompatibility
+from .sites import find_attentions
+from .targets import find_target, flavours, jetpack_for, tensorrt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FOLDER", "RECIPE", "config_from_recipe", "write_recipe"]
+
+FOLDER, RECIPE = "recipe", "recipe.json"
+_SCHEMA = 1
+_WORKER = Path(__file__).parent / "worker"
+
+
+def write_recipe(bundle: Path, config: BuildConfig, blocks: Mapping[str, int]) -> None:
+    """Write the recipe for ``config.target`` into a bundle folder that holds ``model.onnx``.
+
+    Raises:
+        ShallowvitError: the target can't run the graph, or an attention can't be fused and ``allow_unfused`` isn't set.
+    """
+    assert config.target is not None
+    target = find_target(config.target)
+    flavour = config.flavour or Flavour(flavours(target)[0])
+    choice = Choice(flavour, target, compute_capabilities(config, flavour, target))
+    facts = check_graph(bundle / "model.onnx")
+    check_precision(choice, facts, config.jetpack)
+    profiles = profiles_for(facts.inputs, config)
+    sites = find_attentions(bundle / "model.onnx", blocks)
+    obstacle = next((site for site in sites if site.obstacle), None)
+    if obstacle and not config.allow_unfused:
+        raise ShallowvitError(
+            f"export: attention can't be fused on {target.key}: that of {obstacle.path} {obstacle.obstacle}. Or accept it with "
+            "--allow-unfused"
+        )
+    jetpack = jetpack_for(target, config.jetpack)
+    record = job_from_config(config, choice, profiles) | {
+        "schema": _SCHEMA,
+        "onnx": "../model.onnx",
+        "timing_cache_folder": ".",
+        "attentions": [{"path": site.path, "block": site.block, "anchor": site.anchor} for site in sites],
+        "allow_unfused": config.allow_unfused,
+        "target": target.key,
+        "jetpack": jetpack.version if jetpack else None,
+        "tensorrt": tensorrt_of(target, config.jetpack),
+        "config": _plain(config),
+    }
+    folder = bundle / FOLDER
+    folder.mkdir()
+    (folder / RECIPE).write_text(json.dumps(record, indent=1) + "\n")
+    for name in ("build_engine.py", "layers.py", f"flavour_{flavour}.py"):
+        shutil.copyfile(_WORKER / name, folder / name)
+
+
+def config_from_recipe(path: Path) -> BuildConfig:
+    """Return the configuration that a recipe was written with.
+
+    Raises:
+        ShallowvitError: it isn't a recipe that this version reads.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+        if record["schema"] != _SCHEMA:
+            raise ShallowvitError(f"build: {path} has schema {record['schema']}, this version reads {_SCHEMA}; export again")
+        return _config(record["config"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise ShallowvitError(f"build: {path} is damaged ({err!r}); copy the bundle again") from err
+
+
+def _plain(config: BuildConfig) -> dict[str, Any]:
+    """The part of a configuration that goes with the target; machine, time limit and interpreter are the device's."""
+    record = asdict(config)
+    return {name: value for name, value in record.items() if name not in ("python", "time_limit_s", "timing_cache")}
+
+
+def _config(record: dict[str, Any]) -> BuildConfig:
+    level = record.pop("hardware_compatibility")
+    flavour = record.pop("flavour")
+    return BuildConfig(
+        flavour=Flavour(flavour) if flavour else None,
+        hardware_compatibility=HardwareCompatibility(level) if level else None,
+        batches=tuple(BatchRange(**batch) for batch in record.pop("batches")),
+        shapes=tuple((name, tuple(low), tuple(best), tuple(high)) for name, low, best, high in record.pop("shapes")),
+        compute_capabilities=tuple(record.pop("compute_capabilities")),
+        **record,
+    )
