@@ -109,20 +109,21 @@ def _built(
         if _NO_KERNEL not in err.message:
             raise
         result = run_job(job | {"decomposable": True}, work, python=config.python, time_limit_s=config.time_limit_s)
-        report = _report(result, work, sites, job["flavour"])
+        report = _report(result, work, sites, job)
         if report.whole:
             raise
     else:
-        report = _report(result, work, sites, job["flavour"])
+        report = _report(result, work, sites, job)
     if not config.allow_unfused:
         check_fused(report)
     return result, report
 
 
-def _report(result: dict[str, Any], work: Path, sites: Sequence[AttentionSite], flavour: str) -> FusionReport:
+def _report(result: dict[str, Any], work: Path, sites: Sequence[AttentionSite], job: dict[str, Any]) -> FusionReport:
     source = "engine inspector" if result["inspected"] else "builder log"
     engine = (work / ENGINE).read_bytes()
-    return fusion_report(sites, result["inspected"] or result["layers"], engine, source, named=flavour == Flavour.RTX)
+    layers, profiles = result["inspected"] or result["layers"], max(1, len(job["profiles"]))
+    return fusion_report(sites, layers, engine, source, named=job["flavour"] == Flavour.RTX, profiles=profiles)
 
 
 def _check_gpu(choice: Choice, result: dict[str, Any]) -> None:

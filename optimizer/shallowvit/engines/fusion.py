@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_fused", "fusion_report"]
 
+_SOME_PROFILES = "is fused in some optimisation profiles only; build with one --batch"
 _NO_REASON = "isn't fused, and nothing in the graph says why; the build log has the builder's own words"
 
 
 def fusion_report(
-    sites: Sequence[AttentionSite], layers: list[Layer], engine: bytes, source: str, *, named: bool
+    sites: Sequence[AttentionSite], layers: list[Layer], engine: bytes, source: str, *, named: bool, profiles: int = 1
 ) -> FusionReport:
     """Return what became of each attention, and check the layers against the engine's bytes.
 
@@ -31,13 +32,14 @@ def fusion_report(
         source: Where the layers come from: ``builder log`` or ``engine inspector``.
         named: Whether this flavour's engines hold the names of their kernels as plain text; where it isn't known, an engine
             without any is let pass.
+        profiles: Optimisation profiles of the engine; an attention counts as fused when it is in each.
 
     Raises:
         ShallowvitError: layers and bytes contradict each other.
     """
     kernels = fused_nodes(layers)
-    attentions = tuple(_of_site(site, kernels.get(site.anchor)) for site in sites)
-    listed = sorted({kernel for kernel in kernels.values() if "_0x" in kernel})
+    attentions = tuple(_of_site(site, kernels.get(site.anchor, []), profiles) for site in sites)
+    listed = sorted({kernel for each in kernels.values() for kernel in each if "_0x" in kernel})
     found = kernels_in_bytes(engine)
     if listed != found and (named or found):
         raise ShallowvitError(
@@ -47,14 +49,16 @@ def fusion_report(
     return FusionReport(source, attentions, tuple(found) if named or found else None)
 
 
-def _of_site(site: AttentionSite, kernel: str | None) -> AttentionFusion:
+def _of_site(site: AttentionSite, kernels: Sequence[str], profiles: int) -> AttentionFusion:
+    fused = len(kernels) >= profiles
+    reason = None if fused else site.obstacle or (_SOME_PROFILES if kernels else _NO_REASON)
     return AttentionFusion(
         path=site.path,
         block=site.block,
         node=site.anchor,
-        fused=kernel is not None,
-        kernel=kernel,
-        reason=None if kernel else site.obstacle or _NO_REASON,
+        fused=fused,
+        kernel=kernels[0] if fused else None,
+        reason=reason,
         dtype=site.dtype,
         heads=site.heads,
         head_size=site.head_size,

@@ -76,10 +76,11 @@ def find_attentions(graph: Path | onnx_ir.Model, blocks: Mapping[str, int] | Non
         blocks: What ``block_paths`` returns; without it no site knows its block.
     """
     import onnx_ir
+    from onnx_ir.passes.common import ShapeInferencePass
 
     model = graph if isinstance(graph, onnx_ir.Model) else onnx_ir.load(graph)
     if any(value.shape is None for node in model.graph for value in node.outputs):
-        onnx_ir.passes.common.ShapeInferencePass()(model)
+        ShapeInferencePass()(model)
     sites = [_site(node, blocks or {}) for node in model.graph.all_nodes() if node.op_type in ("Attention", "Softmax")]
     return tuple(site for site in sites if site is not None)
 
@@ -116,8 +117,8 @@ def _of_softmax(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite 
     path, block = _place(node, blocks)
     obstacle = _shape_obstacle(dtype, size) or _quantised_obstacle([*first.inputs, last.inputs[1]])
     obstacle = obstacle or _pattern_obstacle(node, before, after, last)
-    if obstacle is None and heads == 1:
-        obstacle = "has one head as MatMul and Softmax, which isn't recognised; export with opset 23"
+    if obstacle is None and (len(query) == 3 or query[:2] == [1, 1]):  # as probed: MatMul and Softmax of [N, size] alone
+        obstacle = "is MatMul and Softmax without an axis for batch or heads, which isn't recognised; export with opset 23"
     sizes = (heads, size, query[-2] if len(query) > 1 else None, key[-1] if key else None)
     return AttentionSite(node.name or "", "pattern", path, block, dtype, *sizes, obstacle)
 

@@ -257,10 +257,10 @@ def outcome(job: Job) -> dict[str, Any]:
         return {"ok": False, "stage": "write", "errno": err.errno, "message": str(err)}
 
 
-def unfused(result: dict[str, Any], attentions: list[dict[str, Any]]) -> list[str]:
-    """Return the paths of the recipe's attentions that aren't fused in a built engine."""
+def unfused(result: dict[str, Any], attentions: list[dict[str, Any]], profiles: int) -> list[str]:
+    """Return the paths of the recipe's attentions that aren't fused in every profile of a built engine."""
     fused = layer_texts.fused_nodes(result["inspected"] or result["layers"])
-    return [site["path"] for site in attentions if site["anchor"] not in fused]
+    return [site["path"] for site in attentions if len(fused.get(site["anchor"], ())) < profiles]
 
 
 def main() -> int:
@@ -283,7 +283,7 @@ def _say(job: Job, result: dict[str, Any]) -> int:
     if not result["ok"]:
         sys.stderr.write("build_engine: {}: {}\n".format(result["stage"], result["message"]))
         return 1
-    missing = unfused(result, job["attentions"])
+    missing = unfused(result, job["attentions"], max(1, len(job["profiles"])))
     total = len(job["attentions"])
     sys.stdout.write("{}: attention fused {} of {}\n".format(job["engine"], total - len(missing), total))
     if missing and not job.get("allow_unfused"):

@@ -26,15 +26,15 @@ Layer = dict[str, Any]
 def layers_from_log(text: str) -> list[Layer]:
     """Return the layers of a builder's message ``Layers:`` as dictionaries with name, type, tactic and nodes.
 
-    Layers come once per optimisation profile; repeated ones are left out.
+    An engine of several optimisation profiles has its layers once a profile.
     """
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # splitlines would split at the separator that full TensorRT writes between nodes
         match = _LAYER.match(line)
         if match:
             nodes = _NODE.findall(line.rpartition("Metadata:")[2])
             found.append({"name": match["name"], "type": match["type"], "tactic": match["tactic"], "nodes": nodes})
-    return _once(found)
+    return found
 
 
 def layers_from_inspector(text: str) -> list[Layer]:
@@ -45,18 +45,7 @@ def layers_from_inspector(text: str) -> list[Layer]:
             name, kind, tactic = layer.get("Name", ""), layer.get("LayerType", ""), layer.get("TacticName", "")
             nodes = _NODE.findall(str(layer.get("Metadata", "")))
             found.append({"name": name, "type": kind, "tactic": tactic, "nodes": nodes})
-    return _once(found)
-
-
-def _once(layers: list[Layer]) -> list[Layer]:
-    seen, kept = set(), []
-    for layer in layers:
-        # a profile's copy of a layer differs in its name alone; layers without nodes (shapes, copies) can't be told apart
-        key = (layer["type"], layer["tactic"], tuple(layer["nodes"]))
-        if not layer["nodes"] or key not in seen:
-            seen.add(key)
-            kept.append(layer)
-    return kept
+    return found
 
 
 def is_fused_attention(layer: Layer) -> bool:
@@ -65,9 +54,14 @@ def is_fused_attention(layer: Layer) -> bool:
     return bool(_KERNEL.search(tactic) or _OLDER_KERNEL.search(tactic))
 
 
-def fused_nodes(layers: list[Layer]) -> dict[str, str]:
-    """Return ONNX node -> kernel for every node that runs inside a fused attention."""
-    return {node: layer["tactic"] for layer in layers if is_fused_attention(layer) for node in layer["nodes"]}
+def fused_nodes(layers: list[Layer]) -> dict[str, list[str]]:
+    """Return ONNX node -> kernels, one an optimisation profile, for every node that runs inside a fused attention."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        if is_fused_attention(layer):
+            for node in layer["nodes"]:
+                found.setdefault(node, []).append(layer["tactic"])
+    return found
 
 
 def kernels_in_bytes(engine: bytes) -> list[str]:
