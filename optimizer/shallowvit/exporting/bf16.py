@@ -1,7 +1,8 @@
-"""Compute a bf16 graph on a CPU that has no bf16 kernels: in fp32, with every result rounded to bf16 as the device would.
+"""Compute bf16 and fp16 on a CPU as a device would: in fp32, with every result rounded to the type it has.
 
-onnxruntime's CPU provider refuses bf16 Conv and MatMul. A device multiplies bf16 values exactly and adds in fp32, so fp32
-arithmetic on bf16 values with rounded results gives its numbers up to the order of additions.
+onnxruntime's CPU provider refuses bf16 Conv and MatMul, and widens most of fp16 to fp32 without rounding in between, so that
+``log(exp(6) ** 2)`` is 12 there and infinite on a device. A device multiplies such values exactly and adds in fp32, so fp32
+arithmetic on rounded values gives its numbers up to the order of additions.
 """
 
 from __future__ import annotations
@@ -18,24 +19,32 @@ __all__ = ["emulated_bf16"]
 
 
 def emulated_bf16(path: Path) -> bytes:
-    """Return the graph at ``path`` with fp32 in place of bf16 and a rounding cast behind every node, serialised."""
+    """Return the graph at ``path`` with fp32 in place of bf16 and fp16, and a rounding cast behind each node that gave one.
+
+    What is in fp32 stays; the graph is serialised.
+
+    Raises:
+        ShallowvitError: the fp32 copy passes protobuf's 2 GB.
+    """
     import onnx_ir
 
-    bf16, fp32 = onnx_ir.DataType.BFLOAT16, onnx_ir.DataType.FLOAT
+    fp32 = onnx_ir.DataType.FLOAT
+    lower = {onnx_ir.DataType.BFLOAT16, onnx_ir.DataType.FLOAT16}
     model = onnx_ir.load(path)
     graph = model.graph
     for value in graph.initializers.values():
-        if value.dtype == bf16 and value.const_value is not None:
+        if value.dtype in lower and value.const_value is not None:
             value.const_value = onnx_ir.Tensor(value.const_value.numpy().astype("float32"), name=value.name)
             value.dtype = fp32
     for node in list(graph):
         for output in node.outputs:
-            if output.dtype != bf16:
+            rounded = output.dtype
+            if rounded is None or rounded not in lower:
                 continue
             widen = onnx_ir.node("Cast", [output], {"to": int(fp32)})
             nodes = [widen]
-            if node.op_type not in ("Cast", "Constant"):  # those two give bf16 themselves
-                narrow = onnx_ir.node("Cast", [output], {"to": int(bf16)})
+            if node.op_type not in ("Cast", "Constant"):  # those two give the type themselves
+                narrow = onnx_ir.node("Cast", [output], {"to": int(rounded)})
                 widen.replace_input_with(0, narrow.outputs[0])
                 nodes = [narrow, widen]
                 output.dtype = fp32
@@ -47,7 +56,7 @@ def emulated_bf16(path: Path) -> bytes:
     size = sum(value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None)
     if size > EXTERNAL_DATA_ABOVE_BYTES:
         raise ShallowvitError(
-            f"export: the fp32 copy that checks a bf16 graph would take {size / 1e9:.1f} GB in one message, above protobuf's "
-            "2 GB; use --precision fp16 or fp32"
+            f"export: the fp32 copy that checks the graph would take {size / 1e9:.1f} GB in one message, above "
+            "protobuf's 2 GB; use --precision fp16 or fp32 for the whole graph"
         )
     return onnx_ir.to_proto(model).SerializeToString()
