@@ -57,7 +57,8 @@ class QuantizeConfig:
 
     Args:
         precision: ``int8`` and ``fp8`` (E4M3) quantise weights and activations, ``int4`` weights alone.
-        calibration: How ranges of activations are chosen; without meaning for ``int4``.
+        calibration: How ranges of activations are chosen; without meaning for int4. ``minmax`` lost least of the three on the
+            demo model (``docs/quantization.md``).
         percentile: Percent of the values that lie inside the range, for ``percentile`` alone.
         data: What calibration inputs are drawn from: ``demo:train``, a ``.npz`` file, or a folder; see ``open_dataset``.
         samples: How many of its items; all where it holds fewer.
@@ -67,7 +68,7 @@ class QuantizeConfig:
     """
 
     precision: Precision = Precision.INT8
-    calibration: CalibrationMethod = CalibrationMethod.PERCENTILE
+    calibration: CalibrationMethod = CalibrationMethod.MINMAX
     percentile: float = 99.99
     data: str | None = None
     samples: int = 128
@@ -85,12 +86,22 @@ class QuantizeConfig:
         object.__setattr__(self, "precision", Precision(self.precision))  # plain text is as good
         object.__setattr__(self, "calibration", CalibrationMethod(self.calibration))
         object.__setattr__(self, "keep", tuple(self.keep))
+        if self.precision is Precision.FP8 and self.calibration is CalibrationMethod.ENTROPY:
+            raise ShallowvitError(
+                "quantize: entropy calibration compares histograms over steps of one size, which int8 has and fp8 hasn't; use "
+                "minmax or percentile"
+            )
         if not 90 <= self.percentile <= 100:
             raise ShallowvitError(f"quantize: a percentile of {self.percentile:g} is outside 90 to 100; 99.99 is usual")
         if self.samples < 1:
             raise ShallowvitError(f"quantize: {self.samples} calibration samples; give 1 or more, 128 is usual")
         if self.block_size < 16 or self.block_size & (self.block_size - 1):
             raise ShallowvitError(f"quantize: a block size of {self.block_size} isn't a power of two from 16; 128 is usual")
+
+    @property
+    def method(self) -> CalibrationMethod | None:
+        """The calibration in force; None where activations stay float and nothing is calibrated."""
+        return None if self.precision is Precision.INT4 else self.calibration
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,8 @@ class QuantizedGraph:
     """A quantised ONNX graph on disk that passed the checker.
 
     ``quantized`` and ``kept`` count MatMul, Gemm and Conv nodes with constant weights; ``attention_nodes`` stay float.
-    ``ranges`` is the calibration table (empty for int4), ``samples`` and ``inputs_sha256`` say what it was taken on.
+    ``ranges`` is the calibration table (empty for int4), ``samples`` and ``inputs_sha256`` say what it was taken on;
+    ``block_sizes`` are those used (int4): a matrix whose inputs 128 doesn't divide gets the largest smaller power of two.
     """
 
     path: Path
@@ -128,7 +140,7 @@ class QuantizedGraph:
     attention_nodes: int
     method: str | None
     percentile: float | None
-    block_size: int | None
+    block_sizes: tuple[int, ...]
     samples: int
     inputs_sha256: str | None
     tool: str
@@ -182,8 +194,8 @@ class TrialStatus(StrEnum):
 class PrecisionTrial:
     """A candidate of the search over precisions: what it is, what was measured, what became of it and why.
 
-    ``median_ms`` is of one batch; ``ratio`` is the fp32 graph's median over this one's (above 1 is faster), ``ratio_low`` and
-    ``ratio_high`` its 10th and 90th percentile over alternating rounds.
+    ``file`` is its graph in the search's folder. ``median_ms`` is of one batch; ``ratio`` is the fp32 graph's median over this
+    one's (above 1 is faster), ``ratio_low`` and ``ratio_high`` its 10th and 90th percentile over alternating rounds.
     """
 
     name: str
@@ -192,12 +204,14 @@ class PrecisionTrial:
     calibration: str | None
     status: TrialStatus
     reason: str
+    file: str | None = None
     bytes: int | None = None
     median_ms: float | None = None
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
     check: QuantizationCheck | None = None
+    quantized: QuantizedGraph | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
