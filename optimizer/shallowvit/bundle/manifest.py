@@ -103,7 +103,7 @@ class Graph(_Record):
     outputs: tuple[Tensor, ...]
     attention_precision: str | None = None
     attention_rewritten: int = 0
-    kept_in_fp32: tuple[str, ...] = ()
+    kept_precise: tuple[str, ...] = ()
 
 
 class Preprocessing(_Record):
@@ -184,7 +184,7 @@ class Quantization(_Record):
     attention_nodes: int
     method: str | None
     percentile: float | None
-    block_size: int | None
+    block_sizes: tuple[int, ...]
     samples: int
     inputs_sha256: str | None
     data: str | None
@@ -242,8 +242,8 @@ class Attention(_Record):
 class Engine(_Record):
     """A TensorRT engine of the graph; ``path``, ``report`` and ``log`` are files of the bundle.
 
-    ``sm`` are compute capabilities as 86 for 8.6, none for a portable engine; ``kernels`` were found in the engine's bytes, None
-    where its flavour doesn't name them there; ``not_inspected`` says why the engine wasn't loaded after the build.
+    ``sm`` are compute capabilities as 86 for 8.6, none for a portable engine; ``kernels`` were found in the engine's bytes,
+    None where its flavour doesn't name them there; ``not_inspected`` says why the engine wasn't loaded after the build.
     """
 
     path: str

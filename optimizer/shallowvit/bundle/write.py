@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -24,9 +25,12 @@ from .records import Bundle
 if TYPE_CHECKING:
     from ..engines import BuildConfig
     from ..exporting import ExportedOnnx
+    from ..exporting.quantize_records import QuantizeConfig, QuantizedGraph
     from ..models import LoadedModel
 
 __all__ = ["export"]
+
+CALIBRATION = "calibration.json"
 
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 _FAMILY_TOOLS = {"transformers": ("transformers",), "timm": ("timm",), "torchvision": ("torchvision",)}
@@ -69,8 +73,10 @@ def export(
                 "it out or export fp16 or fp32"
             )
     with folder_when_whole(out, "export", force) as folder:
-        exported = export_onnx(pruned, folder / "model.onnx", config)
-        manifest = _manifest(pruned, exported, out.name, embedded=config.embed_preprocessing)
+        exported = export_onnx(pruned, folder / "model.onnx", config, data=data)
+        manifest = _manifest(pruned, exported, out.name, config)
+        if exported.quantized:
+            _write_calibration(folder, exported.quantized, config.quantize)
         if recipe:
             manifest = add_recipe(folder, manifest, recipe)
         if build:
@@ -78,7 +84,7 @@ def export(
         (folder / "README.md").write_text(readme_text(manifest))
         manifest = manifest.model_copy(update={"files": _files(folder)})
         write_manifest(manifest, folder)
-        if data:
+        if data and exported.check is None:  # of a quantised graph the check has measured it, on what didn't calibrate
             manifest = manifest.model_copy(update={"metrics": {data: _accuracy(folder, data)}})
             write_manifest(manifest, folder)
     return Bundle(out, manifest)
@@ -90,7 +96,8 @@ def _files(folder: Path) -> dict[str, File]:
     return {path.relative_to(folder).as_posix(): File(sha256=hash_file(path), bytes=path.stat().st_size) for path in found}
 
 
-def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, *, embedded: bool) -> Manifest:
+def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, config: ExportConfig) -> Manifest:
+    embedded = config.embed_preprocessing
     model, chosen = pruned.model, asdict(pruned.plan)
     scores: dict[str, Any] | None = chosen.pop("scores")
     source = asdict(model.origin) | {"weights_sha256": chosen.pop("weights_sha256"), "parent": _parent(model)}
@@ -112,14 +119,51 @@ def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, *, embedde
                 "attention_nodes": exported.attention_nodes,
                 "input": asdict(exported.input),
                 "outputs": (asdict(exported.output),),
+                "attention_precision": str(config.attention_precision) if config.attention_precision else None,
+                "attention_rewritten": exported.attention_rewritten,
+                "kept_precise": config.keep_precise,
             },
             "preprocessing": preprocessing,
             "labels": model.labels,
             "parity": asdict(exported.parity),
-            "metrics": {},
+            "metrics": _checked_metrics(exported),
+            "quantization": _quantization(exported, config),
             "tools": _tool_versions(model.origin.family),
         }
     )
+
+
+def _quantization(exported: ExportedOnnx, config: ExportConfig) -> dict[str, Any] | None:
+    quantized, check = exported.quantized, exported.check
+    if quantized is None or check is None or config.quantize is None:
+        return None
+    record = asdict(quantized)
+    for gone in ("path", "opset", "ranges"):
+        del record[gone]
+    return record | {"data": config.quantize.data if quantized.method else None, "check": asdict(check)}
+
+
+def _checked_metrics(exported: ExportedOnnx) -> dict[str, dict[str, Any]]:
+    """The accuracy that the check of a quantised graph has measured."""
+    check = exported.check
+    if check is None or check.top1 is None:
+        return {}
+    return {check.data: {"top1": check.top1, "top1_interval": check.top1_interval, "items": check.items}}
+
+
+def _write_calibration(folder: Path, quantized: QuantizedGraph, config: QuantizeConfig | None) -> None:
+    """The calibration table, for whoever wants to see or reuse the ranges; the graph holds them as scales already."""
+    if config is None or not quantized.ranges:
+        return
+    table = {
+        "precision": quantized.precision,
+        "method": quantized.method,
+        "data": config.data,
+        "samples": quantized.samples,
+        "inputs_sha256": quantized.inputs_sha256,
+        "ranges": [asdict(row) for row in quantized.ranges],
+    }
+    (folder / CALIBRATION).write_text(json.dumps(table, indent=1) + "\n")
 
 
 def _parent(model: LoadedModel) -> dict[str, Any] | None:

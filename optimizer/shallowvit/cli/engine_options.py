@@ -40,7 +40,8 @@ Engine = Annotated[
     str | None,
     typer.Option(
         metavar="rtx|tensorrt|auto",
-        help="TensorRT-RTX builds anywhere, full TensorRT on the GPU it builds for; auto: what suits the target and is installed.",
+        help="TensorRT-RTX builds anywhere, full TensorRT on the GPU it builds for; auto: what suits the target and is "
+        "installed.",
     ),
 ]
 Target = Annotated[str | None, typer.Option(metavar="KEY", help="The device, as shallowvit targets lists them.")]

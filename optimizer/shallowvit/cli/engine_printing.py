@@ -42,8 +42,8 @@ def print_recipe(bundle: Bundle) -> None:
     """Say that a bundle carries a recipe and what to do with it."""
     manifest = bundle.manifest
     print_line(
-        f"  recipe for {manifest.target}: copy the bundle there and run shallowvit build, or without this project: cd recipe && "
-        "python3 build_engine.py recipe.json"
+        f"  recipe for {manifest.target}: copy the bundle there and run shallowvit build, or without this project: cd recipe "
+        "&& python3 build_engine.py recipe.json"
     )
 
 

@@ -6,10 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..engines.records import BuildConfig
 from ..errors import ShallowvitError
-from ..exporting.records import ExportConfig, Precision
+from ..exporting.quantize_records import MAX_ACCURACY_DROP, CalibrationMethod, QuantizeConfig
+from ..exporting.records import FLOATS, ExportConfig, Precision
 from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
+from .engine_options import (
+    AllowUnfused,
+    Batch,
+    ComputeCapability,
+    JetPack,
+    Target,
+    TimeLimit,
+    Workspace,
+    build_config,
+    check_engine,
+)
 from .options import (
     Arch,
     Blocks,
@@ -39,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-_ENGINES = ("none", "rtx", "tensorrt")
+_AUTO = "auto"
 
 
 def export(
@@ -60,9 +73,43 @@ def export(
     mix: Mix = ScoreConfig.mix,
     seed: Seed = ScoreConfig.seed,
     precision: Annotated[
-        str, typer.Option(help="What the graph computes in: fp32, fp16 or bf16; inputs and outputs stay fp32.")
+        str,
+        typer.Option(
+            metavar="|".join((*Precision, _AUTO)),
+            help="What the graph computes in; inputs and outputs stay fp32. int8 and fp8 need --calibration, int4 is of "
+            "weights only; auto measures what runs here and keeps the fastest within --max-accuracy-drop.",
+        ),
     ] = ExportConfig.precision.value,
-    opset: Annotated[int, typer.Option(help="23: one Attention node a block; 18: MatMul and Softmax.")] = ExportConfig.opset,
+    attention_precision: Annotated[
+        str | None,
+        typer.Option(metavar="fp16|bf16", help="Of an fp32 graph: compute attention in this, so that it fuses."),
+    ] = None,
+    keep_precise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BLOCKS",
+            help="What stays in fp32 (of int8, fp8, int4: unquantised), with commas: blocks by number or path as in the "
+            "unpruned model, other modules by path, nodes of the graph by name.",
+        ),
+    ] = None,
+    float_precision: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(FLOATS), help="Of int8, fp8, int4: what the rest computes in.  [default: fp16]"),
+    ] = None,
+    calibration_method: Annotated[
+        str,
+        typer.Option(metavar="|".join(CalibrationMethod), help="Of int8 and fp8: how the ranges of activations are chosen."),
+    ] = QuantizeConfig.calibration.value,
+    percentile: Annotated[
+        float, typer.Option(help="Of that method: percent of the values inside.")
+    ] = QuantizeConfig.percentile,
+    max_accuracy_drop: Annotated[
+        float, typer.Option(help="Top-1 that a quantised graph may lose against fp32, as a share; more fails.")
+    ] = MAX_ACCURACY_DROP,
+    opset: Annotated[
+        int | None,
+        typer.Option(help="23: one Attention node a block; 18: MatMul and Softmax.  [default: 23, or what --target reads]"),
+    ] = None,
     embed_preprocessing: Annotated[
         bool, typer.Option("--embed-preprocessing", help="Take uint8 frames; resize, crop and normalise inside the graph.")
     ] = ExportConfig.embed_preprocessing,
@@ -70,8 +117,19 @@ def export(
         str | None, typer.Option(metavar="HxW", help="Size of those frames where it isn't the model's own, e.g. 240x320.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine to build beside the graph: none (rtx and tensorrt aren't built yet).")
+        str,
+        typer.Option(
+            metavar="none|rtx|tensorrt|auto",
+            help="Build a TensorRT engine into the bundle; its attention must be fused. rtx needs no GPU.",
+        ),
     ] = "none",
+    target: Target = None,
+    jetpack: JetPack = None,
+    batch: Batch = None,
+    workspace: Workspace = None,
+    compute_capability: ComputeCapability = None,
+    allow_unfused: AllowUnfused = None,
+    time_limit: TimeLimit = None,
     data: Annotated[
         str | None, typer.Option(help="Measure the graph's accuracy on this into the manifest: demo or a path.")
     ] = None,
@@ -83,15 +141,42 @@ def export(
 ) -> None:
     """Run the line: score, plan, prune, export to ONNX, check, and write a bundle.
 
-    Without --prune-ratio, --remove, --keep or --quota the whole model is exported.
+    Without --prune-ratio, --remove, --keep or --quota the whole model is exported. With --target the bundle carries a recipe
+    with which shallowvit build makes the engine on the device.
     """
-    _check_engine(engine)
+    given = {
+        "flavour": check_engine(engine, none=True),
+        "target": target,
+        "jetpack": jetpack,
+        "batches": batch,
+        "workspace_mib": workspace,
+        "compute_capabilities": compute_capability,
+        "allow_unfused": allow_unfused,
+        "time_limit_s": time_limit,
+    }
+    build = build_config(BuildConfig(), given)
     score_config = ScoreConfig(criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed)
     plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps)
-    export_config = ExportConfig(_precision(precision), opset, embed_preprocessing, _frame_size(frame_size))
+    chosen = _precision(precision)
+    export_config = ExportConfig(
+        precision=chosen or Precision.FP32,
+        opset=opset or _opset(build),
+        float_precision=_precision(float_precision),
+        attention_precision=_precision(attention_precision),
+        keep_precise=tuple(keep_precise.split(",")) if keep_precise else (),
+        quantize=_quantize(chosen, calibration, calibration_method, percentile, samples, seed),
+        max_accuracy_drop=max_accuracy_drop,
+        embed_preprocessing=embed_preprocessing,
+        frame_size=_frame_size(frame_size),
+    )
+    _check_target(build, export_config)
     _check_paths(source, out, force, data)
+    if engine != "none":
+        from ..engines.flavours import choose
+
+        choose(build)  # finds what is missing before anything slow
     from .. import bundle
-    from . import printing
+    from . import engine_printing, printing
     from .prune import check_scores_file, pruned_from_options
 
     check_scores_file(scores, score_config)
@@ -102,11 +187,23 @@ def export(
     if not json:
         printing.print_pruning(model, pruned.plan)
     with printing.progress("exporting, checking and bundling", quiet):
-        written = bundle.export(pruned, out, export_config, data=data, force=force)
+        written = bundle.export(
+            pruned,
+            out,
+            export_config,
+            data=data,
+            build=build if engine != "none" else None,
+            recipe=build if target and engine == "none" else None,
+            force=force,
+        )
     if json:
         printing.print_json({"out": str(out), "manifest": written.manifest.model_dump(mode="json")})
-    else:
-        printing.print_bundle(written)
+        return
+    printing.print_bundle(written)
+    if written.manifest.recipe:
+        engine_printing.print_recipe(written)
+    for built in written.manifest.engines:
+        engine_printing.print_engine(written, built)
 
 
 def _check_paths(source: str, out: Path, force: bool, data: str | None) -> None:
@@ -120,19 +217,61 @@ def _check_paths(source: str, out: Path, force: bool, data: str | None) -> None:
         check_dataset(data)
 
 
-def _precision(text: str) -> Precision:
+def _precision(text: str | None) -> Precision | None:
+    """The precision that a text names; None for ``auto`` and for none."""
+    if text is None or text == _AUTO:
+        return None
     if text not in list(Precision):
-        raise ShallowvitError(f"export: unknown precision {text!r}; choose from {', '.join(Precision)}")
+        raise ShallowvitError(f"export: unknown precision {text!r}; choose from {', '.join((*Precision, _AUTO))}")
     return Precision(text)
 
 
-def _check_engine(engine: str) -> None:
-    if engine not in _ENGINES:
-        raise ShallowvitError(f"export: unknown engine {engine!r}; choose from {', '.join(_ENGINES)}")
-    if engine != "none":
+def _quantize(
+    precision: Precision | None, data: str | None, method: str, percentile: float, samples: int, seed: int
+) -> QuantizeConfig | None:
+    if precision is None or precision in FLOATS:
+        return None
+    if data is None and precision is not Precision.INT4:
         raise ShallowvitError(
-            f"export: --engine {engine}: this version builds no engines; use --engine none and build from model.onnx"
+            f"export: --precision {precision} takes the ranges of activations from real inputs; name some with --calibration "
+            "(not those of --data), or use --precision int4, which needs none"
         )
+    return QuantizeConfig(
+        precision=precision,
+        calibration=_method(method),
+        percentile=percentile,
+        data=data,
+        samples=samples,
+        seed=seed,
+    )
+
+
+def _method(text: str) -> CalibrationMethod:
+    if text not in list(CalibrationMethod):
+        raise ShallowvitError(f"export: unknown calibration method {text!r}; choose from {', '.join(CalibrationMethod)}")
+    return CalibrationMethod(text)
+
+
+def _opset(build: BuildConfig) -> int:
+    """What the target's TensorRT reads, else the newest."""
+    if build.target is None:
+        return ExportConfig.opset
+    from ..engines.targets import find_target, opset_for
+
+    return opset_for(find_target(build.target), build.jetpack)
+
+
+def _check_target(build: BuildConfig, config: ExportConfig) -> None:
+    """Refuse a precision that the target can't run before anything slow."""
+    if build.target is None:
+        return
+    from ..engines.targets import find_target, precision_refusal
+
+    target = find_target(build.target)
+    for precision in dict.fromkeys((config.precision, config.base, config.attention_precision or config.base)):
+        reason = precision_refusal(target, str(precision), build.jetpack)
+        if reason:
+            raise ShallowvitError(f"export: --target {target.key}: {reason}. Choose another --precision")
 
 
 def _frame_size(text: str | None) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from ..bundle import Bundle
+    from ..bundle.manifest import Quantization
     from ..models import LoadedModel
     from ..pruning import PruningPlan
     from ..scoring import BlockScores, Comparison
@@ -225,6 +226,30 @@ def print_bundle(bundle: Bundle) -> None:
         f"  parity with torch on {parity.inputs} {parity.inputs_from}: relative error {parity.relative_error:.1e} (tolerance "
         f"{parity.tolerance:g}){agreement}"
     )
+    if bundle.manifest.quantization:
+        _print_quantization(bundle.manifest.quantization)
     for data, metrics in bundle.manifest.metrics.items():
         low, high = metrics.top1_interval
         print_line(f"  on {data}: top-1 {metrics.top1:.1%} ({low:.1%} to {high:.1%} at 95 %) of {metrics.items:,} items")
+
+
+def _print_quantization(quantized: Quantization) -> None:
+    """Say what was quantised, on which inputs, and what it cost on others."""
+    check = quantized.check
+    ranges = f", {quantized.method} ranges from {quantized.samples} items of {quantized.data}" if quantized.method else ""
+    print_line(
+        f"  {quantized.precision} in {quantized.quantized} products, {quantized.base} else{ranges}; "
+        f"{quantized.bytes_before / 1e6:.1f} MB became {quantized.bytes_after / 1e6:.1f} MB"
+    )
+    agreement = "" if check.top1_agreement is None else f", top-1 agreement {check.top1_agreement:.1%}"
+    held = f" ({check.held_out} that calibrated left aside)" if check.held_out else ""
+    print_line(
+        f"  against fp32 on {check.items:,} items of {check.data}{held}: relative error {check.relative_error:.1e}{agreement}"
+    )
+    if check.drop is not None and check.drop_interval is not None:
+        low, high = check.drop_interval
+        noise = ", within noise" if check.within_noise else ""
+        print_line(
+            f"  top-1 {check.top1_reference:.1%} became {check.top1:.1%}: a drop of {check.drop:.2%} ({low:.2%} to {high:.2%}{noise}; "
+            f"at most {check.max_drop:.2%} allowed)"
+        )

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .engine_options import Python
 from .options import Json, Quiet
+
+if TYPE_CHECKING:
+    from ..bundle import Manifest
 
 __all__ = ["verify"]
 
 
 def verify(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that shallowvit export wrote.")],
+    here: Annotated[
+        bool,
+        typer.Option("--here", help="Check also that one of its engines can be loaded by this machine's TensorRT and GPU."),
+    ] = False,
+    python: Python = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Recheck a bundle: every file's size and hash, nothing missing or extra, a graph that passes the onnx checker.
+    """Recheck a bundle: every file's size and hash, nothing missing or extra, a graph that passes the onnx checker, engines
+    that hold the attention kernels the manifest names.
 
     Exits with 1 and names the first thing wrong.
     """
@@ -26,8 +36,20 @@ def verify(
 
     with printing.progress(f"checking {path}", quiet):
         bundle = verify_bundle(path)
+        if here:
+            _check_here(bundle.path, bundle.manifest, python)
     if json:
         printing.print_json({"bundle": str(path), "ok": True, "files": len(bundle.manifest.files) + 1})
     else:
         printing.print_bundle(bundle)
         printing.print_line(f"  all {len(bundle.manifest.files) + 1} files are whole")
+
+
+def _check_here(path: Path, manifest: Manifest, python: str | None) -> None:
+    """Refuse a bundle without engines, or one with an engine that can't be loaded on this machine."""
+    from ..engines.loading import check_engines_here
+    from ..errors import ShallowvitError
+
+    if not manifest.engines:
+        raise ShallowvitError(f"verify: {path} has no engine to load here; build one with: shallowvit build {path}")
+    check_engines_here(path, [engine.model_dump() for engine in manifest.engines], python)

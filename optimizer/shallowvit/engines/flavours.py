@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from .records import BuildConfig
     from .target_records import Target
 
-__all__ = ["Choice", "check_precision", "choose", "compute_capabilities", "installed"]
+__all__ = ["MODULES", "Choice", "check_precision", "choose", "compute_capabilities", "installed"]
 
-_MODULES = {Flavour.RTX: "tensorrt_rtx", Flavour.TENSORRT: "tensorrt"}
+MODULES = {Flavour.RTX: "tensorrt_rtx", Flavour.TENSORRT: "tensorrt"}
 _INSTALL = {
     Flavour.RTX: "pip install 'shallowvit[tensorrt]'",
     Flavour.TENSORRT: "pip install tensorrt, or on a Jetson sudo apt install nvidia-jetpack and --python /usr/bin/python3",
@@ -73,14 +73,14 @@ def choose(config: BuildConfig, root: Path = Path("/")) -> Choice:
     flavour = next((flavour for flavour in wanted if installed(flavour, config.python)), None)
     if flavour is None:
         where = f"for {config.python}" if config.python else "here"
-        names = " nor ".join(_MODULES[flavour] for flavour in wanted)
+        names = " nor ".join(MODULES[flavour] for flavour in wanted)
         raise ShallowvitError(f"build: {names} is not installed {where}. Run: {_INSTALL[wanted[0]]}")
     return Choice(flavour, target, compute_capabilities(config, flavour, target))
 
 
 def installed(flavour: Flavour, python: str | None = None) -> bool:
     """Say whether an interpreter (by default this one) has a flavour's module, without importing it, since that may abort."""
-    module = _MODULES[flavour]
+    module = MODULES[flavour]
     if python is None:
         return importlib.util.find_spec(module) is not None
     command = shutil.which(python)

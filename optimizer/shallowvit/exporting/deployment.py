@@ -16,6 +16,7 @@ from ..errors import ShallowvitError
 from ..models.outputs import tensors_in
 from .frames import FramesToInput
 from .records import Precision
+from .upcast import upcast_blocks
 
 if TYPE_CHECKING:
     from ..models import LoadedModel, Preprocessing
@@ -29,6 +30,7 @@ def deployable(
     model: LoadedModel,
     precision: Precision = Precision.FP32,
     *,
+    keep_precise: tuple[str, ...] = (),
     preprocess: bool = False,
     frame_size: tuple[int, int] | None = None,
 ) -> nn.Module:
@@ -37,6 +39,7 @@ def deployable(
     Args:
         model: Left as it is; below fp32 a copy is converted.
         precision: What the model computes in; input and output stay fp32.
+        keep_precise: Submodules by path that compute in fp32 all the same.
         preprocess: Take uint8 frames of ``frame_shape(...)`` with a batch in front instead of normalised floats.
         frame_size: (height, width) of those frames; by default the model's own, which needs no resize.
 
@@ -56,6 +59,7 @@ def deployable(
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ShallowvitError(f"export: {name} overflows in {precision}; use --precision bf16 or fp32")
+        upcast_blocks(module, model.module, keep_precise)
     prepare = FramesToInput(spec, _settings(model), frame_size) if preprocess else None
     return _Deployable(module, spec.name, _DTYPES[precision], prepare).eval()
 

@@ -1,20 +1,32 @@
-"""The stage *export*: a pruned model in, a checked ONNX graph out."""
+"""The stage *export*: a pruned model in, a checked ONNX graph out.
+
+trace -> attention as one node, in a type that fuses -> written and compared with torch -> quantised and compared again
+"""
 
 from __future__ import annotations
 
 import gc
 import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..engines.sites import block_paths
+from ..errors import ShallowvitError
 from .deployment import deployable, frame_shape
+from .fusing import fuse_attention
 from .graph import count_attention, output_shape, trace, write_graph
+from .islands import cast_attention
 from .parity import check_parity, number_of_inputs, real_inputs
-from .records import ExportConfig, ExportedOnnx, GraphInput, GraphOutput
+from .quantizing import quantize_checked
+from .records import FLOATS, ExportConfig, ExportedOnnx, GraphInput, GraphOutput, Precision
+from .upcast import upcast_nodes
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import onnx_ir
 
     from ..models import LoadedModel
     from ..pruning import PrunedModel
@@ -22,23 +34,52 @@ if TYPE_CHECKING:
 __all__ = ["export_onnx"]
 
 
-def export_onnx(pruned: PrunedModel, path: Path, config: ExportConfig | None = None) -> ExportedOnnx:
+def export_onnx(
+    pruned: PrunedModel, path: Path, config: ExportConfig | None = None, *, data: str | None = None
+) -> ExportedOnnx:
     """Export to ``path`` and compare the graph with torch in fp32.
 
     Args:
         pruned: What ``prune`` returned; an empty plan exports the whole model.
         path: The ONNX file to write; weights above 2 GB stand beside it in ``path + ".data"``.
         config: See ``ExportConfig``.
+        data: What a quantised graph is checked on, beside its calibration inputs; by default on clips of handwritten digits.
 
     Raises:
-        ShallowvitError: the model can't be exported.
+        ShallowvitError: the model can't be exported, or not in this precision.
         ParityError: the graph doesn't answer as torch does.
+        AccuracyError: the quantised graph loses more top-1 than ``config.max_accuracy_drop``.
     """
     config = config or ExportConfig()
+    config = replace(config, keep_precise=_in_pruned_model(config.keep_precise, pruned))
+    if config.precision in FLOATS:
+        return _export_float(pruned, path, config)
+    assert config.quantize is not None
+    # the kept blocks of a quantised graph are those that aren't quantised; all of them compute in the base type
+    quantize = replace(config.quantize, keep=config.keep_precise)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".float-") as folder:
+        floats = replace(config, precision=config.base, float_precision=None, quantize=None, keep_precise=())
+        exported = _export_float(pruned, Path(folder) / path.name, floats)
+        reference = deployable(pruned.model, preprocess=config.embed_preprocessing, frame_size=config.frame_size)
+        quantized, check = quantize_checked(pruned.model, exported, path, quantize, reference, data, config.max_accuracy_drop)
+    return replace(
+        exported, path=path, opset=quantized.opset, precision=str(config.precision), quantized=quantized, check=check
+    )
+
+
+def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> ExportedOnnx:
     model = pruned.model
     graph_input = _graph_input(model, config)
-    module = deployable(model, config.precision, preprocess=config.embed_preprocessing, frame_size=config.frame_size)
+    names = _kept_names(model, config)
+    module = deployable(
+        model,
+        config.precision,
+        keep_precise=names.modules,
+        preprocess=config.embed_preprocessing,
+        frame_size=config.frame_size,
+    )
     graph = trace(module, graph_input, _output_name(model), config)
+    rewritten = _settle_attention(graph, config, names.nodes)
     attention_nodes = count_attention(graph, config.opset)
     shape = output_shape(graph)
     write_graph(graph, path, _metadata(pruned, config))
@@ -48,10 +89,62 @@ def export_onnx(pruned: PrunedModel, path: Path, config: ExportConfig | None = N
     reference = deployable(model, preprocess=config.embed_preprocessing, frame_size=config.frame_size)
     inputs, inputs_from = real_inputs(graph_input, model.input_spec, number_of_inputs(model.flops))
     parity = check_parity(path, reference, graph_input, inputs, inputs_from, config.precision)
-    output = GraphOutput(_output_name(model), "float32", shape)
     return ExportedOnnx(
-        path, config.opset, str(config.precision), graph_input, output, attention_nodes, len(pruned.plan.kept), parity
+        path=path,
+        opset=config.opset,
+        precision=str(config.precision),
+        input=graph_input,
+        output=GraphOutput(_output_name(model), "float32", shape),
+        attention_nodes=attention_nodes,
+        blocks=len(pruned.plan.kept),
+        parity=parity,
+        attention_rewritten=rewritten,
     )
+
+
+def _in_pruned_model(names: tuple[str, ...], pruned: PrunedModel) -> tuple[str, ...]:
+    """Blocks are named as in the unpruned model, by number or path; return where they are now. Other names stay."""
+    paths = pruned.plan.paths
+    now = {block: path for path, block in block_paths(paths, pruned.plan.kept).items()}
+    found = []
+    for name in names:
+        block = (
+            int(name) if name.isdecimal() else next((n for n, p in enumerate(paths) if f"{name}.".startswith(f"{p}.")), None)
+        )
+        if block is None:
+            found.append(name)
+        elif block in now:
+            found.append(now[block] + ("" if name.isdecimal() else name[len(paths[block]) :]))
+        else:
+            known = f"was removed; {', '.join(map(str, now))} stay" if block < len(paths) else f"isn't one of {len(paths)}"
+            raise ShallowvitError(f"export: --keep-precise {name}: block {block} {known}")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What is to stay in fp32: modules, which torch keeps before the trace, and single nodes of the graph."""
+
+    modules: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+def _kept_names(model: LoadedModel, config: ExportConfig) -> _Names:
+    modules = dict(model.module.named_modules())
+    kept = config.keep_precise
+    # a name of neither kind goes to the modules' check, which lists near ones
+    nodes = tuple(name for name in kept if name not in modules and name.startswith("node_"))
+    return _Names(tuple(name for name in kept if name not in nodes), nodes)
+
+
+def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tuple[str, ...]) -> int:
+    """Make attention one node where the opset has it, in a type that fuses; return how many were MatMul and Softmax."""
+    rewritten = fuse_attention(graph).rewritten if config.opset >= 23 else 0
+    upcast_nodes(graph, fp32_nodes)
+    island = config.attention_precision or (config.precision if config.keep_precise else None)
+    if island in (Precision.FP16, Precision.BF16):
+        cast_attention(graph, island)
+    return rewritten
 
 
 def _graph_input(model: LoadedModel, config: ExportConfig) -> GraphInput:

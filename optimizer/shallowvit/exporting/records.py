@@ -11,6 +11,8 @@ from ..errors import ShallowvitError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .quantize_records import QuantizationCheck, QuantizeConfig, QuantizedGraph
+
 __all__ = ["FLOATS", "OPSETS", "ExportConfig", "ExportedOnnx", "GraphInput", "GraphOutput", "Parity", "Precision"]
 
 OPSETS = (23, 18)  # one Attention node a block; the MatMul/Softmax pattern, for TensorRT before 10.14
@@ -40,13 +42,24 @@ class ExportConfig:
     Args:
         precision: ``fp32``, ``fp16`` or ``bf16``; LayerNorm is computed in fp32 in each.
         opset: 23 (one ``Attention`` node a block) or 18 (MatMul and Softmax).
+        float_precision: Of int8, fp8 and int4: what the rest of the graph computes in, by default fp16.
+        attention_precision: Of an fp32 graph: ``fp16`` or ``bf16`` for its attentions alone, so that they fuse.
+        keep_precise: Blocks by module path or nodes by name that stay in fp32 in an fp16 or bf16 graph, and float in a
+            quantised one.
+        quantize: How to quantise; needed for int8, fp8 and int4.
+        max_accuracy_drop: Of a quantised graph: the share of top-1 it may lose against fp32.
         embed_preprocessing: Take uint8 frames (NTHWC or NHWC) and resize, crop and normalise inside the graph.
         frame_size: (height, width) of those frames where it isn't the model's own; then they are resized and cropped in the
-        graph.
+            graph.
     """
 
     precision: Precision = Precision.FP32
     opset: int = 23
+    float_precision: Precision | None = None
+    attention_precision: Precision | None = None
+    keep_precise: tuple[str, ...] = ()
+    quantize: QuantizeConfig | None = None
+    max_accuracy_drop: float = 0.01
     embed_preprocessing: bool = False
     frame_size: tuple[int, int] | None = None
 
@@ -56,8 +69,39 @@ class ExportConfig:
         object.__setattr__(self, "precision", Precision(self.precision))  # the plain text "fp16" is as good
         if self.opset not in OPSETS:
             raise ShallowvitError(f"export: opset {self.opset} is not offered; choose from {', '.join(map(str, OPSETS))}")
+        self._check_mixed()
         if self.frame_size and not self.embed_preprocessing:
             raise ShallowvitError("export: --frame-size needs --embed-preprocessing, which puts the resize into the graph")
+
+    def _check_mixed(self) -> None:
+        """Settle what is computed in which type; a combination that means nothing is refused."""
+        quantised = self.precision not in FLOATS
+        if self.float_precision is not None and not (quantised and self.float_precision in FLOATS):
+            raise ShallowvitError(
+                f"export: --float-precision {self.float_precision} is of what int8, fp8 and int4 leave; choose from "
+                f"{', '.join(FLOATS)} beside --precision int8, fp8 or int4"
+            )
+        if quantised and (self.quantize is None or self.quantize.precision is not self.precision):
+            raise ShallowvitError(f"export: precision {self.precision} needs a QuantizeConfig for it in ExportConfig.quantize")
+        if not 0 <= self.max_accuracy_drop <= 1:
+            raise ShallowvitError(
+                f"export: --max-accuracy-drop {self.max_accuracy_drop:g} is no share of top-1; 0.01 is one point"
+            )
+        if self.attention_precision is None:
+            return
+        if self.attention_precision not in (Precision.FP16, Precision.BF16):
+            raise ShallowvitError(f"export: --attention-precision {self.attention_precision} isn't fp16 or bf16")
+        object.__setattr__(self, "attention_precision", Precision(self.attention_precision))
+        if self.base is not Precision.FP32 and self.base is not self.attention_precision:
+            raise ShallowvitError(
+                f"export: --attention-precision {self.attention_precision} is of graphs in fp32, and this one's attention "
+                f"computes in {self.base} already; leave it out"
+            )
+
+    @property
+    def base(self) -> Precision:
+        """The float type of the graph: what isn't quantised computes in it."""
+        return self.precision if self.precision in FLOATS else self.float_precision or Precision.FP16
 
 
 @dataclass(frozen=True)
@@ -99,7 +143,8 @@ class Parity:
 @dataclass(frozen=True)
 class ExportedOnnx:
     """An ONNX graph on disk that passed the checker and parity. ``attention_nodes`` counts fused nodes (opset 23) or
-    softmaxes.
+    softmaxes; ``attention_rewritten`` says how many of the first were MatMul and Softmax in the traced model. ``quantized`` and
+    ``check`` are of int8, fp8 and int4.
     """
 
     path: Path
@@ -110,3 +155,6 @@ class ExportedOnnx:
     attention_nodes: int
     blocks: int
     parity: Parity
+    attention_rewritten: int = 0
+    quantized: QuantizedGraph | None = None
+    check: QuantizationCheck | None = None
