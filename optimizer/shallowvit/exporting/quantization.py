@@ -158,11 +158,11 @@ def _quantize_activations(chosen: Sequence[Quantizable], ranges: dict[str, Activ
             scale_value = _constant(item.node, f"{name}_scale", scale)
             zero = _constant(item.node, f"{name}_zero_point", np.zeros((), _stored(precision)))
             quantize = _node("QuantizeLinear", f"{name}_QuantizeLinear", [value, scale_value, zero], item.node)
-            quantize.outputs[0].dtype = zero.dtype
             restore = _node("DequantizeLinear", f"{name}_DequantizeLinear", [quantize.outputs[0], scale_value, zero], item.node)
-            for node in (quantize, restore):
-                node.outputs[0].shape = value.shape
-            restore.outputs[0].dtype = value.dtype
+            for output, dtype in ((quantize.outputs[0], zero.dtype), (restore.outputs[0], item.weight.dtype)):
+                output.shape = value.shape
+                if dtype is not None:
+                    output.dtype = dtype
             made[name] = restore.outputs[0]
             assert item.node.graph is not None
             item.node.graph.insert_before(item.node, [quantize, restore])

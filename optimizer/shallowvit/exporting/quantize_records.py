@@ -194,8 +194,9 @@ class TrialStatus(StrEnum):
 class PrecisionTrial:
     """A candidate of the search over precisions: what it is, what was measured, what became of it and why.
 
-    ``file`` is its graph in the search's folder. ``median_ms`` is of one batch; ``ratio`` is the fp32 graph's median over this
-    one's (above 1 is faster), ``ratio_low`` and ``ratio_high`` its 10th and 90th percentile over alternating rounds.
+    ``file`` is its graph in the search's folder. ``median_ms`` is of one batch; ``ratio`` is the median of the first
+    candidate that runs (fp32) over this one's, above 1 is faster; ``ratio_low`` and ``ratio_high`` are its 10th and 90th
+    percentile over alternating rounds.
     """
 
     name: str
