@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "TargetAnswer", "answer_for_target"]
 
+_MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -103,7 +105,8 @@ def _run(target: Target, found: dict[str, Finding], here: bool) -> Answer:
     if not here:
         what = "this is another machine" if target.kind is Kind.JETSON else "no such GPU is here"
         return Answer(False, f"{what}: bench the bundle on the target")
-    usable = [found[name] for name in ("tensorrt", "tensorrt_rtx") if name in found and found[name].status is Status.OK]
+    modules = [_MODULES[flavour] for flavour in flavours(target)]
+    usable = [found[name] for name in modules if name in found and found[name].status is Status.OK]
     if not usable:
         return Answer(False, f"TensorRT: {found['tensorrt'].note}", found["tensorrt"].fix)
     if found["CUDA from Python"].status is not Status.OK:

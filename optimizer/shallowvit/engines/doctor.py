@@ -123,7 +123,7 @@ def _loaded(name: str, output: Output | None, purpose: str, fix: str) -> Finding
     if output.code == 0 and lines:
         try:
             version, providers = json.loads(lines[-1])
-        except ValueError:
+        except (ValueError, TypeError):
             return unknown(name, f"installed, but it printed {lines[-1][:80]!r} in place of its version")
         return ok(name, str(version), ", ".join(providers))
     if output.code is None:
