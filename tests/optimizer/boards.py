@@ -1,4 +1,10 @@
-"""Captured text of Jetson boards, and a root folder that looks like one. Each capture says which board it is from."""
+"""Text of Jetson boards, and a root folder that looks like one.
+
+Captured on boards by others: ``RELEASES``, ``POWER_MODES``, ``CLOCKS_ORIN_NANO_LOCKED``, ``NOT_ROOT`` and the names of the Thor
+and Orin boards. Of ``CLOCKS_ORIN_NX_FREE`` and ``CLOCKS_TX2`` a few lines were captured and the others are written after them;
+``CLOCKS_AGX_ORIN_39``, ``MODES_CONF``, the sizes of memory in ``BOARDS``, and the names of older boards are written after
+descriptions.
+"""
 
 RELEASES = {  # first line of /etc/nv_tegra_release -> L4T, JetPack
     "# R32 (release), REVISION: 7.1, GCID: 29689809, BOARD: t186ref, EABI: aarch64, DATE: Wed Feb  2 21:33:23 UTC 2022": (

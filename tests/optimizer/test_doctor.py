@@ -48,6 +48,7 @@ from .boards import (
 
 THOR_COMPATIBLE = "nvidia,p4071-0000+p3834-0008\0nvidia,p3834-0008\0nvidia,tegra264\0"
 NOISE = "aZ09 .,:=_/-#<>()[]%\t\0\né²\U0001f600"
+# written after the format of nvidia-smi, not captured
 H100 = "NVIDIA H100 80GB HBM3, 580.65.06, 81559, 9.0, 700.00\n"
 ORIN_SMI = "Orin (nvgpu), 540.4.0, [N/A], [N/A], [N/A]\n"
 TEXTS = [*RELEASES, *POWER_MODES, CLOCKS_ORIN_NANO_LOCKED, CLOCKS_ORIN_NX_FREE, CLOCKS_TX2, CLOCKS_AGX_ORIN_39, NOT_ROOT]
@@ -498,6 +499,19 @@ def test_answer_for_a_jetson_without_tensorrt_gives_the_command(orin):
     found = _answer("jetson-orin-nano-8gb", [*HAVE, NO_TENSORRT], board=board)
     assert (found.build.possible, found.build.fix) == (False, "pip install tensorrt")
     assert (found.run.possible, found.run.fix) == (False, "pip install tensorrt")
+
+
+def test_answer_for_a_board_with_an_old_tensorrt_can_not_build(orin):
+    board = read_board(orin, _answers(**ORIN_COMMANDS))
+    found = _answer("jetson-orin-nano-8gb", [*HAVE, ok("tensorrt", "8.6.2")], board=board)
+    assert (found.build.possible, found.build.reason.split(";")[0]) == (
+        False,
+        "TensorRT 8.6.2 takes precision from builder flags",
+    )
+
+
+def test_answer_for_a_jetson_nano_can_build_nowhere():
+    assert _answer("jetson-nano-4gb", [*HAVE, NO_TENSORRT]).build.reason.startswith("no JetPack of it has a TensorRT that can")
 
 
 def test_answer_without_torch_can_not_prepare():

@@ -240,11 +240,15 @@ def test_estimate_int4_computes_at_the_fp16_rate(product):
 def test_estimate_on_geforce_shows_both_accumulations(product):
     found = estimate(product, 10**12, find_target("rtx-5090"), "fp16")
     assert found.compute_ms == pytest.approx(1e12 / 209.5e12 * 1e3)
-    assert "with 419 TFLOPS the compute side is 2.39 ms" in found.cautions[0]
+    assert "with 419 TFLOPS the compute side is 2.39 ms" in found.cautions[1]
+
+
+def test_estimate_always_cautions_about_the_cache(product):
+    assert "a small model can beat the memory side" in estimate(product, 1, find_target("h100-sxm"), "fp16").cautions[0]
 
 
 def test_estimate_on_a_jetson_cautions_about_the_power_mode(product):
-    assert "lower modes clock lower" in estimate(product, 1, find_target("jetson-thor-t5000"), "fp16").cautions[0]
+    assert "lower modes clock lower" in estimate(product, 1, find_target("jetson-thor-t5000"), "fp16").cautions[1]
 
 
 def test_estimate_calls_itself_an_estimate(product):

@@ -322,6 +322,17 @@ def test_build_steps_of_a_jetson_end_on_the_board():
     assert "--engine" not in "".join(build_steps(find_target("h100-sxm")))
 
 
+def test_build_steps_of_an_old_tensorrt_say_that_there_are_none():
+    assert build_steps(find_target("jetson-nano-4gb"))[0].startswith("none: TensorRT 8.2.1 takes precision from builder flags")
+    assert build_steps(find_target("jetson-orin-nx-16gb"), "6.0")[0].startswith("none: TensorRT 8.6.2.3")
+
+
+def test_build_steps_carry_the_named_jetpack():
+    orin = find_target("jetson-orin-nx-16gb")
+    assert "--target jetson-orin-nx-16gb --jetpack 6.2 -o BUNDLE" in build_steps(orin, "6.2")[1]
+    assert "--jetpack" not in "".join(build_steps(orin))
+
+
 def test_targets_table_has_a_row_for_each_target_and_release():
     lines = targets_table().splitlines()
     assert [line.split("`")[1] for line in lines if line.startswith("| `")] == [target.key for target in all_targets()]

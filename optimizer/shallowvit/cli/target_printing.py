@@ -62,7 +62,7 @@ def record_from_target(target: Target, jetpack: str | None = None) -> dict[str, 
             for release in JETPACKS
             if release.version in target.jetpacks
         ],
-        "build": build_steps(target),
+        "build": build_steps(target, jetpack),
         "traps": traps_of(target, jetpack),
     }
 
@@ -124,7 +124,7 @@ def print_target(target: Target, jetpack: str | None = None) -> None:
     print_line("engine")
     print_line(f"  flavour               {', then '.join(flavours(target))}")
     print_line(f"  opset                 {opset_for(target, jetpack)}")
-    for line in build_steps(target):
+    for line in build_steps(target, jetpack):
         print_line(f"  {line}")
     print_line("traps")
     for trap in traps_of(target, jetpack):

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .findings import Status
-from .targets import Kind, find_target, flavours, opset_of_tensorrt, rtx_compute_capability, same_board
+from .targets import (
+    Kind,
+    find_target,
+    flavours,
+    opset_of_tensorrt,
+    rtx_compute_capability,
+    same_board,
+    tensorrt_of,
+    typing_refusal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,11 +84,16 @@ def _is_here(target: Target, gpus: Sequence[GpuInfo], board: Board | None) -> bo
 
 
 def _build_on_jetson(target: Target, found: dict[str, Finding], here: bool) -> Answer:
+    newest = tensorrt_of(target)
+    if newest and (refusal := typing_refusal(newest)):
+        return Answer(False, f"no JetPack of it has a TensorRT that can: {refusal}")
     if not here:
         return Answer(False, "engines for a Jetson are built on the Jetson: copy the bundle there and run shallowvit build")
     if found["tensorrt"].status is not Status.OK:
         return Answer(False, f"TensorRT: {found['tensorrt'].note}", found["tensorrt"].fix)
     version = found["tensorrt"].value or ""
+    if refusal := typing_refusal(version):
+        return Answer(False, refusal)
     return Answer(True, f"this is the board, with TensorRT {version}, for graphs of opset {opset_of_tensorrt(version)}")
 
 

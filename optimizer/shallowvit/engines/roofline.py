@@ -1,7 +1,7 @@
 """Estimate a graph's latency on a target from its arithmetic and the bytes it must move: a lower bound, not a measurement.
 
-A newcomer's trap: the bound assumes that the GPU computes at its dense peak and reads each byte once. Real engines do neither,
-so the estimate says what limits a graph and what can't be reached; how fast it runs is for ``shallowvit bench`` to say.
+A newcomer's trap: the bound assumes that the GPU computes at its dense peak and reads each byte from memory once. Real engines
+seldom do either, so the estimate says what is likely to limit a graph; how fast it runs is for ``shallowvit bench`` to say.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ESTIMATE", "GraphBytes", "RooflineEstimate", "count_graph_bytes", "estimate"]
 
-ESTIMATE = "estimate, not a measurement: a lower bound on latency at dense peak rates, each byte moved once"
+ESTIMATE = "estimate, not a measurement: a lower bound on latency at dense peak rates, each byte from memory once"
 
 # int4 is of weights only: they are widened to fp16 before they are multiplied
 _RATE = {"int4": "fp16"}
@@ -128,7 +128,8 @@ def _unknown(target: Target, precision: str, moved: GraphBytes) -> tuple[str, ..
 
 
 def _cautions(target: Target, precision: str, compute_ms: float | None) -> tuple[str, ...]:
-    cautions = []
+    # no cache sizes were read, so this can't be left to the models that it is about
+    cautions = ["weights that stay in the GPU's cache between runs aren't read again: a small model can beat the memory side"]
     faster = target.peak("fp16-accumulate").value
     rate = target.peak("fp16").value
     if target.kind is Kind.GEFORCE and _RATE.get(precision, precision) == "fp16" and compute_ms and faster and rate:

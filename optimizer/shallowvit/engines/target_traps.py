@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .targets import Kind, flavours, jetpack_for, rtx_compute_capability, strongly_typed, tensorrt_of, version_tuple
+from .targets import (
+    Kind,
+    flavours,
+    jetpack_for,
+    rtx_compute_capability,
+    strongly_typed,
+    tensorrt_of,
+    typing_refusal,
+    version_tuple,
+)
 
 if TYPE_CHECKING:
     from .target_records import Target
@@ -115,10 +124,13 @@ def dla_refusal(target: Target, jetpack: str | None = None) -> str | None:
     )
 
 
-def build_steps(target: Target) -> tuple[str, ...]:
-    """Return how to get an engine for a target, as lines to run."""
-    key = target.key
+def build_steps(target: Target, jetpack: str | None = None) -> tuple[str, ...]:
+    """Return how to get an engine for a target, as lines to run; a JetPack that is named stands in them."""
+    key = target.key if jetpack is None else f"{target.key} --jetpack {jetpack}"
     if target.kind is Kind.JETSON:
+        version = tensorrt_of(target, jetpack)
+        if version and (refusal := typing_refusal(version)):
+            return (f"none: {refusal}",)
         return (
             "engines for a Jetson are built on the Jetson, with the TensorRT of its JetPack",
             f"here:          shallowvit export MODEL --target {key} -o BUNDLE",

@@ -38,6 +38,7 @@ __all__ = [
     "strongly_typed",
     "targets_table",
     "tensorrt_of",
+    "typing_refusal",
 ]
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
@@ -130,6 +131,13 @@ def strongly_typed(target: Target, jetpack: str | None = None) -> bool:
         return True
     version = tensorrt_of(target, jetpack)
     return version_tuple(version or "") >= _STRONGLY_TYPED_FROM
+
+
+def typing_refusal(version: str) -> str | None:
+    """Return why a version of TensorRT can't build this project's graphs, which carry their precision, or None if it can."""
+    if version_tuple(version) >= _STRONGLY_TYPED_FROM:
+        return None
+    return f"TensorRT {version} takes precision from builder flags; graphs that carry theirs need 10.0, on a Jetson JetPack 6.1"
 
 
 def rtx_compute_capability(target: Target) -> int | None:
