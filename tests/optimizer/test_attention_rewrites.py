@@ -229,7 +229,7 @@ TO32, TO16 = "Cast<to=1>", "Cast<to=10>"
 
 def _pattern(steps, more="", *, opset=18, kind="float", outputs=("y",), extra=""):
     """A graph of the plain attention with some of its lines replaced."""
-    types = {"y": f"{kind}[B,2,5,20]", "p": f"{kind}[B,2,5,5]", "s": f"{kind}[B,2,5,5]"}
+    types = {"y": f"{kind}[B,H,N,20]", "p": f"{kind}[B,2,5,5]", "s": f"{kind}[B,2,5,5]"}
     head = HEADER.format(opset=opset, kind=kind, more=more)
     result = ", ".join(f"{types[name]} {name}" for name in outputs)
     body = "\n".join((PLAIN | steps).values())
@@ -279,6 +279,15 @@ REWRITTEN = {
     "windows": (
         {"s": "a = MatMul(q, kt) b = Reshape(a, f) d = Add(b, w) s = Reshape(d, g)"}, ", float[1,3,1,5,5] w",
         "<int64[5] f = {-1, 3, 2, 5, 5}, int64[4] g = {-1, 2, 5, 5}>",
+    ),
+    "grids": (
+        {"s": "a = MatMul(q, kt) b = Reshape(a, f) d = Add(b, w) e = Add(d, u) s = Reshape(e, g)"},
+        ", float[B,2,5,1,5,1] w, float[1,5,1,1,1] u",
+        "<int64[6] f = {-1, 2, 5, 1, 5, 1}, int64[4] g = {-1, 2, 5, 5}>",
+    ),
+    "five-dimensions": (
+        {"k": "t = Transpose<perm=[0,1,2,4,3]>(k5)", "s": "s = MatMul(q5, t)", "y": "z = MatMul(p, v5) y = Reshape(z, f)"},
+        ", float[B,3,2,7,20] q5, float[B,3,2,5,20] k5, float[B,3,2,5,20] v5", "<int64[4] f = {0, 6, 7, 20}>",
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ and views (its own ``ort_fusions/sdpa.py`` has 54 of them and neither views nor 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ class MaskTerm:
     Args:
         value: Added to the scores, or where it is False the score is replaced by ``fill``.
         factor: What the sum is multiplied by before the softmax, so the mask too.
-        view: The shape [batch, windows, heads, N, M] that the scores are seen in when it is added; None for their own.
+        view: The shape that the scores are seen in when it is added, [batch, windows, heads, N, M] or with N and M as the
+            products of two sizes each; None for their own.
         fill: Of a masked fill: ``value`` is boolean, and ``fill`` stands where it is ``fill_where``.
         fill_where: See ``fill``.
     """
@@ -80,7 +82,7 @@ class AttentionSite:
 
     @property
     def scores_dims(self) -> tuple[Dim, ...]:
-        """[B, heads, N, M], or [B, N, M]."""
+        """[B, heads, N, M] with as many dimensions in front of N as the queries have."""
         return (*dims_of(self.query)[:-1], dims_of(self.value)[-2])
 
 
@@ -171,6 +173,8 @@ def _site(softmax: onnx_ir.Node) -> AttentionSite:
     if not scale > 0:
         raise UnfitError(f"the scores are scaled by {scale:g}, and an Attention node takes only a positive scale")
     _check_shapes(query, key, permutation, value)
+    if len(dims_of(query)) == 5 and (walk.masks or walk.head_scale is not None):
+        raise UnfitError("the scores have five dimensions and a mask or a scale of each head")
     return AttentionSite(
         first=first,
         softmax=softmax,
@@ -310,15 +314,21 @@ def _scores_input(node: onnx_ir.Node) -> int | None:
 
 
 def _see_through(walk: _Walk, outer: tuple[Dim, ...], inner: tuple[Dim, ...]) -> None:
-    """A view of windows apart, [B, heads, N, M] as [batch, windows, heads, N, M], or the way back out of it."""
+    """A view of windows or of grids apart, see ``MaskTerm.view``, or the way back out of it."""
     if walk.view is None:
-        if len(outer) != 4 or len(inner) != 5 or outer[1:] != inner[2:] or not all(isinstance(d, int) for d in inner[1:]):
+        windows = len(inner) == 5 and outer[1:] == inner[2:]
+        grids = len(inner) == 6 and outer[1] == inner[1] and outer[2:] == (_product(inner[2:4]), _product(inner[4:]))
+        if len(outer) != 4 or not (windows or grids) or not all(isinstance(dim, int) for dim in inner[1:]):
             raise UnfitError(f"the scores are reshaped from {list(inner)} to {list(outer)} before the softmax")
         walk.view, walk.outside = inner, outer
     else:
         if walk.outside is None or len(inner) != 4 or inner[1:] != walk.outside[1:]:  # then the batch is the same too
             raise UnfitError(f"the scores are reshaped from {list(inner)}, not to what they are reshaped to later")
         walk.view = walk.outside = None
+
+
+def _product(dims: tuple[Dim, ...]) -> int | None:
+    return math.prod(dim for dim in dims if isinstance(dim, int)) if all(isinstance(dim, int) for dim in dims) else None
 
 
 def _scale(walk: _Walk, kind: str, inside: int, other: onnx_ir.Value) -> None:
@@ -357,10 +367,11 @@ def _uncast(value: onnx_ir.Value) -> onnx_ir.Value:
 
 def _check_shapes(query: onnx_ir.Value, key: onnx_ir.Value, permutation: tuple[int, ...], value: onnx_ir.Value) -> None:
     """One node takes [B, heads, N, d] each with the same batch and heads; MatMul would broadcast them."""
-    shapes = (dims_of(query), tuple(dims_of(key)[axis] for axis in permutation if axis < len(dims_of(key))), dims_of(value))
-    if {len(shape) for shape in shapes} not in ({3}, {4}):
-        raise UnfitError(f"queries, keys and values have the shapes {', '.join(str(list(shape)) for shape in shapes)}")
-    q, k, v = shapes
+    q, v = dims_of(query), dims_of(value)
+    k = tuple(dims_of(key)[axis] for axis in permutation) if len(dims_of(key)) == len(permutation) else ()
+    fits = len(q) == len(k) == len(v) and len(q) in (3, 4, 5)
+    if not fits:
+        raise UnfitError(f"queries, keys and values have the shapes {list(q)}, {list(k)}, {list(v)}")
     same = q[:-2] == k[:-2] == v[:-2] and None not in q[:-2] and q[-1] == k[-1] and isinstance(q[-1], int) and k[-2] == v[-2]
     if not same:
         raise UnfitError(

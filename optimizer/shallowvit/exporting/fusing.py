@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from ..errors import ShallowvitError
 from .attention import UnfitError, find_sites
 from .masks import additive_mask, no_row_is_empty
-from .values import Emitter, dims_of
+from .values import Emitter, dims_of, fixed_dims
 
 if TYPE_CHECKING:
     import onnx_ir
 
     from .attention import AttentionSite
+    from .values import Dim
 
 __all__ = ["ATTENTION_OPSET", "FusedAttention", "fuse_attention"]
 
@@ -108,17 +109,18 @@ def _replace(graph: onnx_ir.Graph, site: AttentionSite) -> None:
     if site.head_scale is not None:
         query = emitter.op("Mul", [query, site.head_scale])
     key, value = _transposed(emitter, site.key, site.key_permutation), site.value
-    rank = len(dims_of(query))
-    inputs = [query, key, value]
-    if rank == 3:
-        inputs = [_one_headed(emitter, one) for one in inputs]
-    query_dims, value_dims = dims_of(inputs[0]), dims_of(inputs[2])
+    inputs = [_in_four_dimensions(emitter, one) for one in (query, key, value)]
+    dims = (*dims_of(inputs[0])[:-1], dims_of(inputs[2])[-1])
     if mask is not None:
         inputs.append(mask)
-    dims = (*query_dims[:-1], value_dims[-1])
     result = emitter.op("Attention", inputs, {"scale": site.scale}, dims=dims, name=site.softmax.name)
+    rank = len(dims_of(query))
     if rank == 3:
         result = emitter.op("Squeeze", [result, emitter.constant([1])], dims=(dims[0], *dims[2:]))
+    elif rank == 5:
+        *apart, size = _fixed(*dims_of(query)[1:3], dims[-1])
+        shape = emitter.constant([0, *apart, -1, size])
+        result = emitter.op("Reshape", [result, shape], dims=(dims[0], *apart, *dims[2:]))
     assert output.dtype is not None
     result = emitter.cast(result, output.dtype)
     emitter.insert_before(site.second)
@@ -135,7 +137,20 @@ def _transposed(emitter: Emitter, key: onnx_ir.Value, permutation: tuple[int, ..
     return emitter.op("Transpose", [key], {"perm": permutation}, dims=dims)
 
 
-def _one_headed(emitter: Emitter, value: onnx_ir.Value) -> onnx_ir.Value:
-    """[B, N, d] -> [B, 1, N, d]: three dimensions mean something else to the node."""
+def _in_four_dimensions(emitter: Emitter, value: onnx_ir.Value) -> onnx_ir.Value:
+    """[B, N, d] -> [B, 1, N, d], as three dimensions mean something else to the node; [B, a, b, N, d] -> [B, a * b, N, d]."""
     dims = dims_of(value)
-    return emitter.op("Unsqueeze", [value, emitter.constant([1])], dims=[dims[0], 1, *dims[1:]])
+    if len(dims) == 3:
+        return emitter.op("Unsqueeze", [value, emitter.constant([1])], dims=[dims[0], 1, *dims[1:]])
+    if len(dims) == 5:
+        one, other, size = _fixed(*dims[1:3], dims[-1])
+        shape = emitter.constant([0, one * other, -1, size])
+        return emitter.op("Reshape", [value, shape], dims=[dims[0], one * other, *dims[3:]])
+    return value
+
+
+def _fixed(*dims: Dim) -> list[int]:
+    fixed = fixed_dims(dims)
+    if fixed is None:
+        raise UnfitError(f"the sizes {list(dims)} of five dimensions are dynamic")
+    return fixed

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .attention import UnfitError
-from .values import constant_of, dims_of, finite_limit
+from .values import constant_of, dims_of, finite_limit, fixed_dims
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
     import numpy as np
@@ -152,24 +151,24 @@ def _in_scores_dims(emitter: Emitter, mask: onnx_ir.Value, term: MaskTerm, site:
     """The mask with as many dimensions as an ``Attention`` node's, windows folded back into the batch."""
     scores = site.scores_dims
     if term.view is not None:
-        return _windows_folded(emitter, mask, term.view, site)
+        folded = _windows_folded if len(term.view) == 5 else _grids_folded
+        return folded(emitter, mask, term.view, site)
     dims = dims_of(mask)
     if len(scores) == 3 and len(dims) == 3:  # [B, N, M]: the one head of the node stands between
         return _unsqueezed(emitter, mask, [1])
     if len(dims) > 4:
         raise _unknown(site, mask)
-    return _unsqueezed(emitter, mask, list(range(4 - len(dims)))) if len(dims) < 4 else mask
+    return _unsqueezed(emitter, mask, list(range(4 - len(dims))))
 
 
 def _windows_folded(emitter: Emitter, mask: onnx_ir.Value, view: tuple[Dim, ...], site: AttentionSite) -> onnx_ir.Value:
     """[1 or batch, windows, 1 or heads, N, M] -> [batch * windows, 1 or heads, N, M]; windows alone are repeated."""
     import onnx_ir
 
-    if len(dims_of(mask)) < 5:
-        mask = _unsqueezed(emitter, mask, list(range(5 - len(dims_of(mask)))))
+    mask = _unsqueezed(emitter, mask, list(range(5 - len(dims_of(mask)))))
     heads = dims_of(mask)[2]
     _, windows, _, queries, keys = view
-    fixed = _numbers((windows, heads, queries, keys))
+    fixed = fixed_dims((windows, heads, queries, keys))
     if fixed is None or len(dims_of(mask)) != 5 or len(dims_of(site.query)) != 4:
         raise _unknown(site, mask)
     size = emitter.op("Shape", [site.query], {"start": 0, "end": 1}, dims=[1], dtype=onnx_ir.DataType.INT64)
@@ -179,11 +178,25 @@ def _windows_folded(emitter: Emitter, mask: onnx_ir.Value, view: tuple[Dim, ...]
     return emitter.op("Reshape", [spread, emitter.constant([-1, *fixed[1:]])], dims=[dims_of(site.query)[0], *fixed[1:]])
 
 
+def _grids_folded(emitter: Emitter, mask: onnx_ir.Value, view: tuple[Dim, ...], site: AttentionSite) -> onnx_ir.Value:
+    """[1 or B, 1 or heads, rows, columns, rows, columns], each of them or 1, -> [1 or B, 1 or heads, N, M]."""
+    mask = _unsqueezed(emitter, mask, list(range(6 - len(dims_of(mask)))))
+    fixed = fixed_dims(view[2:])
+    if fixed is None or len(dims_of(mask)) != 6:
+        raise _unknown(site, mask)
+    outer = dims_of(mask)[:2]
+    spread = emitter.op("Expand", [mask, emitter.constant([1, 1, *fixed])], dims=[*outer, *fixed])
+    tokens = [fixed[0] * fixed[1], fixed[2] * fixed[3]]
+    return emitter.op("Reshape", [spread, emitter.constant([0, 0, *tokens])], dims=[*outer, *tokens])
+
+
 def _unsqueezed(emitter: Emitter, value: onnx_ir.Value, axes: list[int]) -> onnx_ir.Value:
+    if not axes:
+        return value
     dims = list(dims_of(value))
     for axis in axes:
         dims.insert(axis, 1)
-    numbers, fixed = constant_of(value), _numbers(dims)
+    numbers, fixed = constant_of(value), fixed_dims(dims)
     if numbers is not None and fixed is not None:
         return emitter.constant(numbers.reshape(fixed), value)
     return emitter.op("Unsqueeze", [value, emitter.constant(axes)], dims=dims)
@@ -194,16 +207,10 @@ def _spread(emitter: Emitter, mask: onnx_ir.Value, site: AttentionSite) -> onnx_
     wanted, found = site.scores_dims[-2:], dims_of(mask)[-2:]
     if found == wanted:
         return mask
-    fixed = _numbers((*wanted, *found))
+    fixed = fixed_dims((*wanted, *found))
     if fixed is None:
         raise _unknown(site, mask)
     return emitter.op("Expand", [mask, emitter.constant([1, 1, *fixed[:2]])], dims=[*dims_of(mask)[:2], *wanted])
-
-
-def _numbers(dims: Sequence[Dim]) -> list[int] | None:
-    """The sizes where none is dynamic."""
-    fixed = [dim for dim in dims if isinstance(dim, int)]
-    return fixed if len(fixed) == len(dims) else None
 
 
 def _broadcast(one: onnx_ir.Value, other: onnx_ir.Value) -> list[Dim]:

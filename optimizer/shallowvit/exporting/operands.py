@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["untransposed", "without_scale"]
 
-_SWAPPED = (0, 1, 3, 2)
-
 
 def without_scale(value: onnx_ir.Value) -> tuple[onnx_ir.Value, float]:
     """Strip multiplications by a constant number; return what was multiplied and the product of the numbers."""
@@ -31,12 +29,12 @@ def without_scale(value: onnx_ir.Value) -> tuple[onnx_ir.Value, float]:
 
 
 def untransposed(right: onnx_ir.Value) -> tuple[onnx_ir.Value, tuple[int, ...], float]:
-    """Return the keys behind the second operand of a product, how to transpose them to [B, heads, M, d], and their scale."""
+    """Return the keys behind the second operand of a product, how to transpose them to [..., M, d], and their scale."""
     bare, scale = without_scale(right)
     node = bare.producer()
     if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
         order = node.attributes.get_ints("perm", ())
-        if len(order) in (3, 4):
+        if order:
             permutation = (*order[:-2], order[-1], order[-2])
             if permutation == tuple(range(len(order))):  # a plain swap; a scale may stand before it too
                 key, more = without_scale(node.inputs[0])
@@ -46,9 +44,8 @@ def untransposed(right: onnx_ir.Value) -> tuple[onnx_ir.Value, tuple[int, ...], 
     if key_before is not None:
         key, more = without_scale(key_before)
         return key, tuple(range(len(dims_of(key)))), scale * more
-    rank = len(dims_of(right))
-    swapped = (0, 2, 1) if rank == 3 else _SWAPPED
-    return bare, swapped, scale
+    last = len(dims_of(right)) - 1
+    return bare, (*range(last - 1), last, last - 1), scale
 
 
 def _transposed_by_three(value: onnx_ir.Value) -> onnx_ir.Value | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Dim = int | str | None
 
-__all__ = ["FLOAT_NAMES", "Emitter", "constant_of", "dims_of", "finite_limit", "is_float", "scalar_of"]
+__all__ = ["FLOAT_NAMES", "Emitter", "constant_of", "dims_of", "finite_limit", "fixed_dims", "is_float", "scalar_of"]
 
 FLOAT_NAMES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64"}
 # Half of the largest finite numbers: a score of the other sign added to a mask at the very end of the range becomes infinite,
@@ -112,6 +112,12 @@ def dims_of(value: onnx_ir.Value | None) -> tuple[Dim, ...]:
     if value is None or value.shape is None:
         return ()
     return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+
+def fixed_dims(dims: Sequence[Dim]) -> list[int] | None:
+    """Return the sizes where none of them is dynamic."""
+    fixed = [dim for dim in dims if isinstance(dim, int)]
+    return fixed if len(fixed) == len(dims) else None
 
 
 def constant_of(value: onnx_ir.Value | None) -> np.ndarray[Any, Any] | None:
