@@ -22,7 +22,7 @@ from shallowvit_bench.timing import TimingLimits, time_rounds, warm_up
 from ..errors import ShallowvitError
 from .calibration_inputs import read_calibration_inputs
 from .evaluation import check_outputs, outputs_of, read_evaluation
-from .quantization import quantize_graph
+from .quantization import graph_bytes, quantize_graph
 from .quantize_records import (
     MAX_ACCURACY_DROP,
     CalibrationMethod,
@@ -288,7 +288,7 @@ class _Try:
             status=status,
             reason=reason,
             file=self.path.name if self.path else None,
-            bytes=self.path.stat().st_size if self.path else None,
+            bytes=graph_bytes(self.path) if self.path else None,
             check=self.check_record,
             quantized=self.quantized,
             **figures,

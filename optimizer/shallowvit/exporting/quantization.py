@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .quantize_nodes import Quantizable
     from .quantize_records import ActivationRange, KeptNode, QuantizeConfig
 
-__all__ = ["quantize_graph"]
+__all__ = ["graph_bytes", "quantize_graph"]
 
 # What Q and DQ need: fp16 and bf16 scales and fp8 since opset 19, int4 and blocks since 21.
 _OPSETS = {Precision.INT8: 19, Precision.FP8: 19, Precision.INT4: 21}
@@ -89,8 +89,8 @@ def quantize_graph(
         samples=seen.items,
         inputs_sha256=seen.digest.hexdigest() if seen.items else None,
         tool=_tool(),
-        bytes_before=_size(source),
-        bytes_after=_size(out),
+        bytes_before=graph_bytes(source),
+        bytes_after=graph_bytes(out),
         ranges=ranges,
     )
 
@@ -278,7 +278,7 @@ def _tool() -> str:
     return f"onnxruntime {onnxruntime.__version__} ranges, onnx-ir {onnx_ir.__version__} graph"
 
 
-def _size(path: Path) -> int:
-    """Bytes of a graph with the weights beside it."""
+def graph_bytes(path: Path) -> int:
+    """Return the bytes of a graph on disk with the weights beside it."""
     beside = path.with_name(f"{path.name}.data")
     return path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
