@@ -11,7 +11,7 @@ $(READY): pyproject.toml
 	@echo 'Setting up $(VENV): a few minutes and about 6 GB, most of it PyTorch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[transformers,timm,dev]'
+	$(BIN)/pip install --quiet --editable '.[transformers,timm,tensorrt,dev]'
 	touch $@
 
 demo: $(READY)

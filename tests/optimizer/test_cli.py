@@ -233,12 +233,11 @@ def test_verify_damaged_bundle_exits_with_1_and_one_sentence(run, bundle, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["export", "SOURCE", "-o", "OUT", "--engine", "rtx"], "--engine rtx: this version builds no engines"),
         (
             ["export", "SOURCE", "-o", "OUT", "--engine", "openvino"],
             "unknown engine 'openvino'; choose from none, rtx",
         ),
-        (["export", "SOURCE", "-o", "OUT", "--precision", "int8"], "unknown precision 'int8'; choose from fp32, fp16, bf16"),
+        (["export", "SOURCE", "-o", "OUT", "--precision", "int7"], "unknown precision 'int7'; choose from fp32, fp16, bf16"),
         (["export", "SOURCE", "-o", "OUT", "--opset", "17"], "opset 17 is not offered; choose from 23, 18"),
         (["export", "SOURCE", "-o", "OUT", "--frame-size", "24x24"], "--frame-size needs --embed-preprocessing"),
         (["export", "SOURCE", "-o", "OUT", "--embed-preprocessing", "--frame-size", "24"], "isn't height x width"),

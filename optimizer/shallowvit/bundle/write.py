@@ -14,18 +14,21 @@ from shallowvit_bench.datasets import check_dataset
 
 from ..errors import ShallowvitError
 from ..exporting import ExportConfig, Precision, export_onnx
+from ..exporting.automatic import settle_precision
 from ..files import folder_when_whole, hash_file
 from ..models.rebuild import LINEAGE_FILE, read_lineage
 from ..pruning import PrunedModel, plan
 from .building import add_engine, add_recipe, write_manifest
 from .manifest import SCHEMA_VERSION, File, Manifest, Metrics
+from .manifest import PrecisionSearch as ManifestSearch
 from .readme import readme_text
 from .records import Bundle
 
 if TYPE_CHECKING:
     from ..engines import BuildConfig
     from ..exporting import ExportedOnnx
-    from ..exporting.quantize_records import QuantizeConfig, QuantizedGraph
+    from ..exporting.precision_search import SearchConfig
+    from ..exporting.quantize_records import PrecisionSearch, QuantizeConfig, QuantizedGraph
     from ..models import LoadedModel
 
 __all__ = ["export"]
@@ -44,6 +47,7 @@ def export(
     data: str | None = None,
     build: BuildConfig | None = None,
     recipe: BuildConfig | None = None,
+    search: SearchConfig | None = None,
     force: bool = False,
 ) -> Bundle:
     """Export a model to ONNX, check it, and write the bundle ``out``.
@@ -55,11 +59,13 @@ def export(
         data: ``demo`` or a path of labelled data, on which the graph's accuracy is measured into the manifest.
         build: Build an engine into the bundle too, as this says.
         recipe: Put the recipe for its target into the bundle, for ``build`` on the device.
+        search: Measure precisions on this machine first and export in the fastest; ``config.precision`` isn't used then.
         force: Replace ``out`` if it is a bundle.
 
     Raises:
         ShallowvitError: ``out`` exists, the disk is full, or the model can't be exported.
         ParityError: the graph doesn't answer as torch does.
+        AccuracyError: the quantised graph loses more top-1 than ``config.max_accuracy_drop``.
     """
     if not isinstance(pruned, PrunedModel):
         pruned = PrunedModel(pruned, plan(pruned))
@@ -73,8 +79,13 @@ def export(
                 "it out or export fp16 or fp32"
             )
     with folder_when_whole(out, "export", force) as folder:
+        found = None
+        if search:
+            config, found = settle_precision(pruned, config, search)
         exported = export_onnx(pruned, folder / "model.onnx", config, data=data)
         manifest = _manifest(pruned, exported, out.name, config)
+        if found:
+            manifest = manifest.model_copy(update={"precision_search": _search(found)})
         if exported.quantized:
             _write_calibration(folder, exported.quantized, config.quantize)
         if recipe:
@@ -141,6 +152,13 @@ def _quantization(exported: ExportedOnnx, config: ExportConfig) -> dict[str, Any
     for gone in ("path", "opset", "ranges"):
         del record[gone]
     return record | {"data": config.quantize.data if quantized.method else None, "check": asdict(check)}
+
+
+def _search(found: PrecisionSearch) -> ManifestSearch:
+    record = asdict(found)
+    for trial in record["trials"]:
+        del trial["quantized"], trial["file"]
+    return ManifestSearch.model_validate(record)
 
 
 def _checked_metrics(exported: ExportedOnnx) -> dict[str, dict[str, Any]]:

@@ -6,13 +6,28 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from .printing import print_line, print_table
+from .printing import print_bundle, print_line, print_table
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..bundle.manifest import Attention, Engine
+    from ..bundle.manifest import Attention, Engine, PrecisionSearch
 
-__all__ = ["print_engine", "print_recipe"]
+__all__ = ["print_engine", "print_written"]
+
+
+def print_written(bundle: Bundle) -> None:
+    """Say what an export has written: the bundle, how its precision was chosen, its recipe, its engines."""
+    manifest = bundle.manifest
+    print_bundle(bundle)
+    if manifest.precision_search:
+        _print_search(manifest.precision_search)
+    if manifest.recipe:
+        print_line(
+            f"  recipe for {manifest.target}: copy the bundle there and run shallowvit build, or without this project: cd "
+            "recipe && python3 build_engine.py recipe.json"
+        )
+    for engine in manifest.engines:
+        print_engine(bundle, engine)
 
 
 def print_engine(bundle: Bundle, engine: Engine) -> None:
@@ -38,13 +53,28 @@ def print_engine(bundle: Bundle, engine: Engine) -> None:
         print_line(f"  not loaded to look inside: {engine.not_inspected}; layers, graph and bytes of the engine agree")
 
 
-def print_recipe(bundle: Bundle) -> None:
-    """Say that a bundle carries a recipe and what to do with it."""
-    manifest = bundle.manifest
+def _print_search(search: PrecisionSearch) -> None:
+    """One row a candidate: what it was measured to do, and what became of it."""
     print_line(
-        f"  recipe for {manifest.target}: copy the bundle there and run shallowvit build, or without this project: cd recipe "
-        "&& python3 build_engine.py recipe.json"
+        f"  {search.chosen} was measured to be the fastest within {search.max_drop:.2%} of fp32's top-1 on {search.data}: "
+        f"{search.backend}, batch {search.batch}, {search.runs} runs a side in alternation"
     )
+    table = Table()
+    for title in ("precision", "MB", "median ms", "times fp32's speed", "drop", "agrees", "", "why"):
+        table.add_column(title, justify="left" if title in ("precision", "", "why") else "right")
+    for trial in search.trials:
+        check = trial.check
+        table.add_row(
+            trial.name,
+            "" if trial.bytes is None else f"{trial.bytes / 1e6:.2f}",
+            "" if trial.median_ms is None else f"{trial.median_ms:.2f}",
+            "" if trial.ratio is None else f"{trial.ratio:.2f} ({trial.ratio_low:.2f} to {trial.ratio_high:.2f})",
+            "" if check is None or check.drop is None else f"{check.drop:.2%}",
+            "" if check is None or check.top1_agreement is None else f"{check.top1_agreement:.1%}",
+            trial.status,
+            trial.reason,
+        )
+    print_table(table)
 
 
 def _cells(attention: Attention) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ from .options import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..exporting.precision_search import SearchConfig
+
 __all__ = ["export"]
 
 _AUTO = "auto"
@@ -144,37 +146,27 @@ def export(
     Without --prune-ratio, --remove, --keep or --quota the whole model is exported. With --target the bundle carries a recipe
     with which shallowvit build makes the engine on the device.
     """
-    given = {
-        "flavour": check_engine(engine, none=True),
-        "target": target,
-        "jetpack": jetpack,
-        "batches": batch,
-        "workspace_mib": workspace,
-        "compute_capabilities": compute_capability,
-        "allow_unfused": allow_unfused,
-        "time_limit_s": time_limit,
-    }
+    given = {"flavour": check_engine(engine, none=True), "target": target, "jetpack": jetpack, "batches": batch}
+    given |= {"workspace_mib": workspace, "compute_capabilities": compute_capability}
+    given |= {"allow_unfused": allow_unfused, "time_limit_s": time_limit}
     build = build_config(BuildConfig(), given)
     score_config = ScoreConfig(criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed)
     plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps)
     chosen = _precision(precision)
+    quantize = _quantize(chosen, calibration, calibration_method, percentile, samples, seed)
     export_config = ExportConfig(
         precision=chosen or Precision.FP32,
         opset=opset or _opset(build),
         float_precision=_precision(float_precision),
         attention_precision=_precision(attention_precision),
         keep_precise=tuple(keep_precise.split(",")) if keep_precise else (),
-        quantize=_quantize(chosen, calibration, calibration_method, percentile, samples, seed),
+        quantize=quantize if chosen not in (None, *FLOATS) else None,
         max_accuracy_drop=max_accuracy_drop,
         embed_preprocessing=embed_preprocessing,
         frame_size=_frame_size(frame_size),
     )
-    _check_target(build, export_config)
     _check_paths(source, out, force, data)
-    if engine != "none":
-        from ..engines.flavours import choose
-
-        choose(build)  # finds what is missing before anything slow
+    _check_wish(build, export_config, engine, data, auto=chosen is None)
     from .. import bundle
     from . import engine_printing, printing
     from .prune import check_scores_file, pruned_from_options
@@ -194,16 +186,13 @@ def export(
             data=data,
             build=build if engine != "none" else None,
             recipe=build if target and engine == "none" else None,
+            search=_search(quantize, data, max_accuracy_drop) if chosen is None else None,
             force=force,
         )
     if json:
         printing.print_json({"out": str(out), "manifest": written.manifest.model_dump(mode="json")})
-        return
-    printing.print_bundle(written)
-    if written.manifest.recipe:
-        engine_printing.print_recipe(written)
-    for built in written.manifest.engines:
-        engine_printing.print_engine(written, built)
+    else:
+        engine_printing.print_written(written)
 
 
 def _check_paths(source: str, out: Path, force: bool, data: str | None) -> None:
@@ -228,22 +217,47 @@ def _precision(text: str | None) -> Precision | None:
 
 def _quantize(
     precision: Precision | None, data: str | None, method: str, percentile: float, samples: int, seed: int
-) -> QuantizeConfig | None:
-    if precision is None or precision in FLOATS:
-        return None
-    if data is None and precision is not Precision.INT4:
+) -> QuantizeConfig:
+    """How to quantise, which ``auto`` wants too; what can't be calibrated is refused before anything slow."""
+    quantised = precision if precision not in (None, *FLOATS) else Precision.INT8
+    if data is None and precision in (Precision.INT8, Precision.FP8):
         raise ShallowvitError(
             f"export: --precision {precision} takes the ranges of activations from real inputs; name some with --calibration "
             "(not those of --data), or use --precision int4, which needs none"
         )
-    return QuantizeConfig(
-        precision=precision,
-        calibration=_method(method),
-        percentile=percentile,
-        data=data,
-        samples=samples,
-        seed=seed,
-    )
+    calibration = _method(method)
+    return QuantizeConfig(quantised, calibration, percentile=percentile, data=data, samples=samples, seed=seed)
+
+
+def _search(quantize: QuantizeConfig, data: str | None, max_drop: float) -> SearchConfig:
+    from ..exporting.precision_search import SearchConfig
+
+    assert data is not None  # _check_auto
+    return SearchConfig(data, quantize, max_drop)
+
+
+def _check_wish(build: BuildConfig, config: ExportConfig, engine: str, data: str | None, *, auto: bool) -> None:
+    """Refuse what can't be measured, run on the target, or built here, before anything slow."""
+    if auto:
+        _check_auto(data, engine, build.target)
+    if build.target is not None:
+        _check_target(build, config)
+    if engine != "none":
+        from ..engines.flavours import choose
+
+        choose(build)
+
+
+def _check_auto(data: str | None, engine: str, target: str | None) -> None:
+    """Refuse a search that has nothing to measure on, or for a device that isn't this machine's CPU."""
+    if data is None:
+        raise ShallowvitError("export: --precision auto measures accuracy; name inputs, best labelled ones, with --data")
+    if engine != "none" or target is not None:
+        what = f"--target {target}" if target else f"--engine {engine}"
+        raise ShallowvitError(
+            f"export: --precision auto measures what it can reach, which is onnxruntime on this machine's CPU, and that says "
+            f"nothing about {what}; name a --precision and measure there"
+        )
 
 
 def _method(text: str) -> CalibrationMethod:
@@ -262,12 +276,12 @@ def _opset(build: BuildConfig) -> int:
 
 
 def _check_target(build: BuildConfig, config: ExportConfig) -> None:
-    """Refuse a precision that the target can't run before anything slow."""
-    if build.target is None:
-        return
+    from ..engines.flavours import check_typing
     from ..engines.targets import find_target, precision_refusal
 
+    assert build.target is not None
     target = find_target(build.target)
+    check_typing(target, build.jetpack)
     for precision in dict.fromkeys((config.precision, config.base, config.attention_precision or config.base)):
         reason = precision_refusal(target, str(precision), build.jetpack)
         if reason:

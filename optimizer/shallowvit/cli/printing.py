@@ -250,6 +250,6 @@ def _print_quantization(quantized: Quantization) -> None:
         low, high = check.drop_interval
         noise = ", within noise" if check.within_noise else ""
         print_line(
-            f"  top-1 {check.top1_reference:.1%} became {check.top1:.1%}: a drop of {check.drop:.2%} ({low:.2%} to {high:.2%}{noise}; "
-            f"at most {check.max_drop:.2%} allowed)"
+            f"  top-1 {check.top1_reference:.2%} became {check.top1:.2%}: a drop of {check.drop:.2%} ({low:.2%} to {high:.2%}"
+            f"{noise}; at most {check.max_drop:.2%} allowed)"
         )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .records import BuildConfig
     from .target_records import Target
 
-__all__ = ["MODULES", "Choice", "check_precision", "choose", "compute_capabilities", "installed"]
+__all__ = ["MODULES", "Choice", "check_precision", "check_typing", "choose", "compute_capabilities", "installed"]
 
 MODULES = {Flavour.RTX: "tensorrt_rtx", Flavour.TENSORRT: "tensorrt"}
 _INSTALL = {
@@ -114,18 +114,28 @@ def check_precision(choice: Choice, facts: GraphFacts, jetpack: str | None) -> N
 
 
 def _check_jetpack(target: Target, facts: GraphFacts, jetpack: str | None) -> None:
+    check_typing(target, jetpack)
     version = tensorrt_of(target, jetpack)
     if version is None:
         return
-    if not strongly_typed(target, jetpack):
-        raise ShallowvitError(
-            f"build: {target.key} has TensorRT {version}, and graphs that decide their precision need 10.0 (JetPack 6.1); "
-            "update JetPack or choose another target"
-        )
     if facts.needs_attention_operator and version_tuple(version) < _ATTENTION_FROM:
         raise ShallowvitError(
             f"build: the graph has opset {facts.opset} with Attention nodes, which TensorRT reads from 10.14 on, and "
             f"{target.key} has {version}; export again with --opset 18"
+        )
+
+
+def check_typing(target: Target, jetpack: str | None) -> None:
+    """Refuse a Jetson whose TensorRT is known to be older than strongly typed networks, which all graphs here need.
+
+    Raises:
+        ShallowvitError: names its version.
+    """
+    version = tensorrt_of(target, jetpack)
+    if version is not None and not strongly_typed(target, jetpack):
+        raise ShallowvitError(
+            f"build: {target.key} has TensorRT {version}, and graphs that decide their precision need 10.0 (JetPack 6.1); "
+            "update JetPack or choose another target"
         )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
     from ..pruning import PrunedModel
 
-__all__ = ["export_onnx"]
+__all__ = ["export_onnx", "graph_input_of"]
 
 
 def export_onnx(
@@ -69,7 +69,7 @@ def export_onnx(
 
 def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> ExportedOnnx:
     model = pruned.model
-    graph_input = _graph_input(model, config)
+    graph_input = graph_input_of(model, config)
     names = _kept_names(model, config)
     module = deployable(
         model,
@@ -147,7 +147,8 @@ def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tu
     return rewritten
 
 
-def _graph_input(model: LoadedModel, config: ExportConfig) -> GraphInput:
+def graph_input_of(model: LoadedModel, config: ExportConfig) -> GraphInput:
+    """Return the input that the exported graph will have."""
     spec = model.input_spec
     if not config.embed_preprocessing:
         return GraphInput(spec.name, "float32", spec.layout, spec.shape)
