@@ -462,3 +462,45 @@ def test_worker_runs_with_the_standard_library_and_tensorrt_alone():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def full_tensorrt(tmp_path):
+    """An interpreter whose module ``tensorrt`` is TensorRT-RTX under full TensorRT's name and version: the same API underneath,
+    so that this flavour's own calls run as far as they can without its library.
+    """
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "tensorrt.py").write_text("from tensorrt_rtx import *\n__version__ = '10.14.1.48'\n")
+    return _interpreter(tmp_path / "python", f'PYTHONPATH={folder} exec {sys.executable} "$@"')
+
+
+def test_build_engine_full_tensorrt_goes_its_own_way(graph_of, out, full_tensorrt, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = BuildConfig(Flavour.TENSORRT, target="a100-80gb", python=full_tensorrt, workspace_mib=512, level=3)
+    built = build_engine(graph_of(), out, config)
+    assert (built.flavour, built.version, built.target) == (Flavour.TENSORRT, "10.14.1.48", "a100-80gb")
+    assert (built.fusion.fused, built.fusion.expected) == (2, 2)
+
+
+@pytest.mark.parametrize("level", ["ampere-plus", "same-compute-capability"])
+def test_configure_of_full_tensorrt_sets_its_options(monkeypatch, level):
+    import tensorrt_rtx as trt
+
+    from shallowvit.engines.worker import flavour_tensorrt
+
+    monkeypatch.setattr(trt, "__version__", "10.14.1.48")
+    config = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_builder_config()
+    flavour_tensorrt.configure(trt, config, {"dla_core": 1, "version_compatible": True, "hardware_compatibility": level})
+    assert (config.default_device_type, config.DLA_core) == (trt.DeviceType.DLA, 1)
+    assert config.get_flag(trt.BuilderFlag.GPU_FALLBACK)
+    assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert config.hardware_compatibility_level == getattr(trt.HardwareCompatibilityLevel, level.upper().replace("-", "_"))
+    with pytest.raises(ValueError, match="takes no compute capabilities"):
+        flavour_tensorrt.configure(trt, config, {"compute_capabilities": [86]})
+
+
+def test_build_engine_full_tensorrt_before_10_is_refused(graph_of, out, full_tensorrt, tmp_path):
+    (tmp_path / "site/tensorrt.py").write_text("from tensorrt_rtx import *\n__version__ = '8.6.2.3'\n")
+    with pytest.raises(ShallowvitError, match=r"TensorRT 8\.6\.2\.3 has no strongly typed networks; they came with 10\.0"):
+        build_engine(graph_of(), out, BuildConfig(Flavour.TENSORRT, python=full_tensorrt, timing_cache=False))

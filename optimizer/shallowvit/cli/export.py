@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -146,8 +146,8 @@ def export(
     Without --prune-ratio, --remove, --keep or --quota the whole model is exported. With --target the bundle carries a recipe
     with which shallowvit build makes the engine on the device.
     """
-    given = {"flavour": check_engine(engine, none=True), "target": target, "jetpack": jetpack, "batches": batch}
-    given |= {"workspace_mib": workspace, "compute_capabilities": compute_capability}
+    given: dict[str, Any] = {"flavour": check_engine(engine, none=True), "target": target, "jetpack": jetpack}
+    given |= {"batches": batch, "workspace_mib": workspace, "compute_capabilities": compute_capability}
     given |= {"allow_unfused": allow_unfused, "time_limit_s": time_limit}
     build = build_config(BuildConfig(), given)
     score_config = ScoreConfig(criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed)
