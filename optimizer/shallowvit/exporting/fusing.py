@@ -25,6 +25,7 @@ __all__ = ["ATTENTION_OPSET", "FusedAttention", "fuse_attention"]
 
 ATTENTION_OPSET = 23
 _ATTENTION_IR_VERSION = 11  # onnx 1.18, which brought opset 23
+_HEADS_FIRST = (1, 0, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,15 @@ def _replace(graph: onnx_ir.Graph, site: AttentionSite) -> None:
     dims = (*dims_of(inputs[0])[:-1], dims_of(inputs[2])[-1])
     if mask is not None:
         inputs.append(mask)
-    result = emitter.op("Attention", inputs, {"scale": site.scale}, dims=dims, name=site.softmax.name)
+    # TensorRT-RTX 1.7 has no kernel for one head with a mask, but it has one for a single item of as many heads as the batch
+    swap = mask is not None and dims[1] == 1
+    if swap:
+        inputs = [_transposed(emitter, one, _HEADS_FIRST) for one in inputs]
+    result = emitter.op(
+        "Attention", inputs, {"scale": site.scale}, dims=(dims[1], dims[0], *dims[2:]) if swap else dims, name=site.softmax.name
+    )
+    if swap:
+        result = _transposed(emitter, result, _HEADS_FIRST)
     rank = len(dims_of(query))
     if rank == 3:
         result = emitter.op("Squeeze", [result, emitter.constant([1])], dims=(dims[0], *dims[2:]))

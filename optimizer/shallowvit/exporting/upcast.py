@@ -47,7 +47,7 @@ def upcast_blocks(module: nn.Module, original: nn.Module, paths: Sequence[str]) 
     lower = [kind for kind in (torch.float16, torch.bfloat16) if kind in kinds]
     if paths and not lower:
         raise ShallowvitError(
-            f"export: --keep {paths[0]}: the model is in fp32 as a whole; use it with --precision fp16 or bf16"
+            f"export: --keep-precise {paths[0]}: the model is in fp32 as a whole; use it with --precision fp16 or bf16"
         )
     outermost = [path for path in dict.fromkeys(paths) if not any(path.startswith(f"{other}.") for other in paths)]
     _check_unshared(module, outermost)
@@ -83,7 +83,7 @@ def upcast_nodes(model: onnx_ir.Model, names: Sequence[str]) -> int:
     for node in [node for node in model.graph if node.name in set(names)]:
         if node.op_type in _TYPED_BY_MEANING or not any(_is_float(value) for value in (*node.inputs, *node.outputs)):
             raise ShallowvitError(
-                f"export: --keep {node.name}: {node.op_type} has no precision of its own; name a node that computes"
+                f"export: --keep-precise {node.name}: {node.op_type} has no precision of its own; name a node that computes"
             )
         emitter = Emitter(model.graph, node.metadata_props)
         for place, value in enumerate(node.inputs):
@@ -104,7 +104,7 @@ def _check_names(wanted: Iterable[str], names: Sequence[str], what: str) -> None
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, names, n=4, cutoff=0.4) or list(names[:4])
-            raise ShallowvitError(f"export: --keep {name!r}: {what} has that name; near it are {', '.join(near)}")
+            raise ShallowvitError(f"export: --keep-precise {name!r}: {what} has that name; near it are {', '.join(near)}")
 
 
 def _check_unshared(module: nn.Module, paths: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ def _check_unshared(module: nn.Module, paths: Sequence[str]) -> None:
     for name, tensor in module.named_parameters(remove_duplicate=False):
         if id(tensor) in inside and not any(name.startswith(f"{path}.") for path in paths):
             raise ShallowvitError(
-                f"export: --keep {', '.join(paths)}: shares the weight {name} with the rest; keep its module too"
+                f"export: --keep-precise {', '.join(paths)}: shares the weight {name} with the rest; keep its module too"
             )
 
 

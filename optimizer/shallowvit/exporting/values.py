@@ -46,7 +46,7 @@ class Emitter:
         """Make a node with one output of the given shape and type (by default those of the first input)."""
         import onnx_ir
 
-        node = onnx_ir.node(kind, inputs, attributes or {}, name=name, metadata_props=dict(self.metadata))
+        node = onnx_ir.node(kind, inputs, attributes or {}, name=name or None, metadata_props=dict(self.metadata))
         output = node.outputs[0]
         own = dtype or inputs[0].dtype
         if own is not None:
