@@ -195,7 +195,7 @@ def test_quantize_graph_keeps_a_block_or_a_node_in_float(quantized, graph_of, ke
 @pytest.mark.parametrize("name", ["videomae.encoder.layer.7", "node_linaer"])
 def test_quantize_graph_unknown_name_to_keep_lists_near_ones(quantized, name):
     near = BLOCK if "layer" in name else "node_linear"
-    with pytest.raises(ShallowvitError, match=f"--keep {name}: no module or node .* near ones are .*{near}"):
+    with pytest.raises(ShallowvitError, match=f"--keep-precise {name}: no module or node .* near ones are .*{near}"):
         quantized(precision="int8", keep=(name,))
 
 
@@ -448,7 +448,7 @@ def test_check_outputs_refuses_a_drop_above_the_floor_and_names_both_figures():
     assert (check.drop, check.lost, check.gained) == (pytest.approx(0.02), 20, 0)  # the floor itself is allowed
     message = (
         r"int8 on fp16 has 88.00 % top-1 on 1,000 items of made up, fp32 has 90.00 %: a drop of 2.00 points, above the 1.00 .*"
-        r"--keep, calibrate otherwise, or use fp16"
+        r"--keep-precise, calibrate otherwise, or use fp16"
     )
     with pytest.raises(AccuracyError, match=message):
         check_outputs(_outputs(fp32), _outputs(worse), _items(1000, labels), ("int8", "fp16", "here"), 0.01)

@@ -109,7 +109,7 @@ def _check_finite(values: Mapping[str, np.ndarray[Any, Any]], source: Path) -> N
         if not np.isfinite(found).all():
             raise ShallowvitError(
                 f"quantize: {tensor} of {source.name} takes NaN or Inf on the calibration inputs, so it has no range; look at "
-                "those inputs, or --keep its block in the float type"
+                "those inputs, or --keep-precise its block in the float type"
             )
 
 

@@ -222,6 +222,6 @@ def _check_drop(check: QuantizationCheck) -> None:
     raise AccuracyError(
         f"quantize: {check.precision} on {check.base} has {100 * check.top1:.2f} % top-1 on {check.items:,} items of "
         f"{check.data}, fp32 has {100 * check.top1_reference:.2f} %: a drop of {100 * check.drop:.2f} points, above the "
-        f"{100 * check.max_drop:.2f} that --max-accuracy-drop allows. Keep the blocks that matter in {check.base} with --keep, "
-        "calibrate otherwise, or use fp16"
+        f"{100 * check.max_drop:.2f} that --max-accuracy-drop allows. Leave the blocks that matter in {check.base} with "
+        "--keep-precise, calibrate otherwise, or use fp16"
     )

@@ -91,7 +91,7 @@ def _asked_for(candidates: Sequence[onnx_ir.Node], keep: Sequence[str]) -> dict[
             known = {scope for scopes in modules for scope in scopes} | {node.name or "" for node in candidates}
             near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.3)
             raise ShallowvitError(
-                f"quantize: --keep {name}: no module or node of that name has constant weights; near ones are "
+                f"quantize: --keep-precise {name}: no module or node of that name has constant weights; near ones are "
                 f"{', '.join(near) or 'none'}"
             )
         found |= {node: found.get(node, name) for node in own}
