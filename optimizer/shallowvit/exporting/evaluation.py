@@ -116,16 +116,17 @@ def evaluate_quantized(
     return check_outputs(expected, found, items, (graph.precision, graph.base, computed_by), max_drop)
 
 
-def outputs_of(path: Path, base: str, items: EvaluationItems) -> tuple[np.ndarray[Any, Any], str]:
+def outputs_of(path: Path, base: str, items: EvaluationItems, threads: int | None = None) -> tuple[np.ndarray[Any, Any], str]:
     """Return a graph's outputs on all items, and what computed them: onnxruntime's CPU provider, with bf16 emulated."""
     import onnxruntime
 
     computed_by = f"onnxruntime {onnxruntime.__version__} CPU"
     if base != "bf16":
-        with open_onnxruntime(path, None) as runner:
+        with open_onnxruntime(path, threads) as runner:
             return np.concatenate([runner.infer(batch) for batch in items.batches()]), computed_by
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0  # 0: it chooses
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it would drop the rounding
     session = onnxruntime.InferenceSession(emulated_bf16(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
