@@ -1,11 +1,13 @@
 """Engines are built for real, by TensorRT-RTX, which needs no GPU for that."""
 
+import ast
 import gzip
 import json
 import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -448,6 +450,14 @@ def test_check_graph_finds_the_formats(graph_of):
     assert "BFLOAT16" in facts.formats
     assert (facts.minimum_sm, facts.opset, facts.needs_attention_operator) == (80, 23, True)
     assert facts.inputs == {"pixel_values": (-1, 4, 3, 16, 16)}
+
+
+@pytest.mark.parametrize("name", ["build_engine", "layers", "flavour_rtx", "flavour_tensorrt"])
+def test_worker_is_python_of_a_jetson(name):
+    from shallowvit.engines import worker
+
+    source = Path(worker.__file__).with_name(f"{name}.py").read_text()
+    assert ast.parse(source, feature_version=(3, 10)).body  # JetPack 6
 
 
 def test_worker_runs_with_the_standard_library_and_tensorrt_alone():

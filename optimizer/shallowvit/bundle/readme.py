@@ -29,7 +29,7 @@ def readme_text(manifest: Manifest) -> str:
 | input | `{graph.input.name}`, {graph.input.dtype} [batch, {_listed(graph.input.shape)}] ({graph.input.layout}) |
 | output | `{output.name}`, {output.dtype} [{_listed(output.shape)}] |
 | checked | {_checked(manifest)} |
-
+{_engine_rows(manifest)}
 `manifest.json` holds the hash of every file, the lineage, the preprocessing and the labels. To check the folder:
 `shallowvit verify .`; to measure it: `shallowvit bench .`.
 
@@ -48,6 +48,27 @@ def _checked(manifest: Manifest) -> str:
     agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.1%}"
     error = f"relative error {parity.relative_error:.1e} (tolerance {parity.tolerance:g})"
     return f"{parity.inputs} inputs against torch: {error}{agreement}"
+
+
+def _engine_rows(manifest: Manifest) -> str:
+    """Rows on what was quantised, the engines and the recipe; nothing where the bundle is a float graph alone."""
+    rows = []
+    if manifest.quantization:
+        check = manifest.quantization.check
+        drop = "" if check.drop is None else f", top-1 {check.top1_reference:.2%} became {check.top1:.2%}"
+        rows.append(f"| quantised | {manifest.quantization.quantized} products; against fp32 on {check.items} items{drop} |")
+    for engine in manifest.engines:
+        made = ", ".join(f"{number / 10:.1f}" for number in engine.sm) or "portable"
+        rows.append(
+            f"| engine | `{engine.path}`, {engine.flavour} {engine.version}, {made}, attention fused {engine.attention_fused} "
+            f"of {engine.attention_expected} |"
+        )
+    if manifest.recipe:
+        rows.append(
+            f"| recipe | for {manifest.target}: run `shallowvit build .` there, or `cd recipe && python3 build_engine.py "
+            "recipe.json` with TensorRT alone |"
+        )
+    return "".join(f"{row}\n" for row in rows)
 
 
 def _snippet(manifest: Manifest) -> str:

@@ -94,8 +94,8 @@ def _jetpack_traps(target: Target, jetpack: str | None) -> list[str]:
         traps.append("On JetPack 6 an Orin stays on TensorRT 10: no 11.x supports it.")
     if release.python and version_tuple(release.python)[:2] < _OWN_PYTHON:
         traps.append(
-            f"JetPack {release.version} comes with Python {release.python}, and shallowvit needs 3.11: its TensorRT bindings "
-            "are for the older one."
+            f"JetPack {release.version} comes with Python {release.python}, and its TensorRT bindings are for that one; "
+            "shallowvit needs 3.11. Build with --python /usr/bin/python3, or with recipe/build_engine.py of the bundle alone."
         )
     refusal = dla_refusal(target, jetpack)
     if refusal and target.dla != 0:
