@@ -14,6 +14,7 @@ from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from published import published_tables
+from shallowvit.engines.targets import targets_table
 from shallowvit.scoring.criteria import CRITERIA, Scope
 
 if TYPE_CHECKING:
@@ -299,8 +300,9 @@ PARTS = {
     "published": published_tables,
     "study": study_tables,
     "search": search_table,
+    "targets": targets_table,
 }
-PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md")
+PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md", "targets.md")
 
 
 def rewritten(page: str) -> str:

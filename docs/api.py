@@ -10,7 +10,21 @@ from pathlib import Path
 import pdoc
 
 PACKAGES = ("shallowvit", "shallowvit_bench", "shallowvit_kernels")
-LAZY = ("shallowvit", "shallowvit.exporting", "shallowvit.pruning", "shallowvit.scoring", "shallowvit.study")
+LAZY = (
+    "shallowvit",
+    "shallowvit.engines",
+    "shallowvit.exporting",
+    "shallowvit.pruning",
+    "shallowvit.scoring",
+    "shallowvit.study",
+)
+    "shallowvit",
+    "shallowvit.engines",
+    "shallowvit.exporting",
+    "shallowvit.pruning",
+    "shallowvit.scoring",
+    "shallowvit.study",
+)
 
 
 def main() -> None:
