@@ -117,18 +117,19 @@ def test_quantize_graph_quantizes_no_product_of_two_activations(quantized):
     assert not any(set(node.input) & softmaxes for node in graph.node if node.op_type == "QuantizeLinear")
 
 
-@pytest.mark.parametrize("base", ["fp32", "fp16"])
 @pytest.mark.parametrize(
-    ("settings", "bound"),
+    ("base", "settings", "bound"),
     [
-        ({"precision": "int8"}, 0.05),
-        ({"precision": "int8", "calibration": "percentile"}, 0.05),
-        ({"precision": "int8", "calibration": "entropy"}, 0.3),
-        ({"precision": "fp8"}, 0.15),
-        ({"precision": "int4"}, 0.4),
+        ("fp32", {"precision": "int8"}, 0.05),
+        ("fp16", {"precision": "int8"}, 0.05),
+        ("fp16", {"precision": "int8", "calibration": "percentile"}, 0.05),
+        ("fp16", {"precision": "int8", "calibration": "entropy"}, 0.3),
+        ("fp16", {"precision": "fp8"}, 0.15),
+        ("fp32", {"precision": "int4"}, 0.4),
+        ("fp16", {"precision": "int4"}, 0.4),
     ],
 )
-def test_quantize_graph_answers_nearly_as_fp32(quantized, graph_of, inputs, settings, bound, base):
+def test_quantize_graph_answers_nearly_as_fp32(quantized, graph_of, inputs, base, settings, bound):
     expected = _run(graph_of("fp32").path, inputs)
     found = _run(quantized(base, **settings).path, inputs)
     assert 0 < np.abs(found - expected).max() <= bound * np.abs(expected).max()
@@ -171,14 +172,14 @@ def test_quantize_graph_records_a_range_for_each_activation(quantized, graph_of,
         np.testing.assert_allclose((row.low, row.high), (value.min(), value.max()), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["percentile", "entropy"])
-def test_quantize_graph_clips_outliers_where_the_calibration_says(quantized, method):
+@pytest.mark.parametrize("settings", [{"calibration": "percentile", "percentile": 99.0}, {"calibration": "entropy"}])
+def test_quantize_graph_clips_outliers_where_the_calibration_says(quantized, settings):
     whole = quantized(precision="int8")
-    clipped = quantized(precision="int8", calibration=method, percentile=99.0)
+    clipped = quantized(precision="int8", **settings)
     pairs = list(zip(whole.ranges, clipped.ranges, strict=True))
     assert all(narrow.high <= wide.high and narrow.low >= wide.low for wide, narrow in pairs)
     assert sum(narrow.high < wide.high for wide, narrow in pairs) >= len(pairs) // 2
-    assert clipped.percentile == (99.0 if method == "percentile" else None)
+    assert clipped.percentile == settings.get("percentile")
 
 
 @pytest.mark.parametrize("keep", [BLOCK, "node_linear"])
