@@ -132,7 +132,7 @@ def test_verify_reads_a_bundle_of_schema_1(half):
     manifest = json.loads(path.read_text()) | {"schema_version": 1}
     for new in ("target", "recipe", "engines", "quantization", "precision_search"):
         del manifest[new]
-    for new in ("attention_precision", "attention_rewritten", "kept_precise"):
+    for new in ("attention_precision", "attention_rewritten", "attention_left", "kept_precise"):
         del manifest["graph"][new]
     path.write_text(json.dumps(manifest))
     assert verify(half).manifest.engines == ()

@@ -152,10 +152,16 @@ def _capped():
     return graph.pattern(before=soft_cap(graph))
 
 
-def _biased():
-    graph = Attention()
+def _biased(**sizes):
+    graph = Attention(**sizes)
     bias = np.zeros((graph.tokens, graph.tokens))
     return graph.pattern(before=lambda value: graph.node("Add", [value, graph.constant("bias", bias)], "biased"))
+
+
+def _masked_head():
+    graph = Attention(heads=1).operator()
+    graph.nodes[0].input.append(graph.constant("mask", np.zeros((graph.tokens, graph.tokens))))
+    return graph
 
 
 def _without_heads():
@@ -172,11 +178,14 @@ FORMS = {
     "pattern": (lambda: Attention().pattern(), None),
     "operator": (lambda: Attention().operator(), None),
     "additive bias": (_biased, None),
+    "smallest head": (lambda: Attention(size=9).pattern(), None),
     "largest head": (lambda: Attention(size=256).pattern(), None),
     "one head": (lambda: Attention(heads=1).pattern(), None),
+    "one head and a bias": (lambda: _biased(heads=1), "has one head and a mask or bias"),
+    "one head and a mask": (_masked_head, "has one head and a mask or bias"),
     "fp32": (lambda: Attention(dtype=FP32).pattern(), "computes in fp32"),
     "fp32 operator": (lambda: Attention(dtype=FP32).operator(), "computes in fp32"),
-    "small head": (lambda: Attention(size=8).pattern(), "head size of 8, and fused kernels take 16 to 256"),
+    "small head": (lambda: Attention(size=8).pattern(), "head size of 8, and fused kernels take 9 to 256"),
     "large head operator": (lambda: Attention(size=257).operator(), "head size of 257"),
     "gate": (_gated, "probabilities changed by gated"),
     "probabilities out": (lambda: given_away(Attention().pattern()), "probabilities used elsewhere, as an output of the graph"),

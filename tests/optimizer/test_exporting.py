@@ -17,11 +17,12 @@ from shallowvit.errors import ParityError
 from shallowvit.exporting import Precision, deployable, export_onnx
 from shallowvit.exporting.bf16 import emulated_bf16
 from shallowvit.exporting.parity import TOLERANCES, check_parity, real_inputs
+from shallowvit.exporting.records import FLOATS
 
 from .small_models import Block, Stacked, loaded
 from .test_surgery import TIMM_VIT
 
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_export_any_batch_answers_as_torch(graph_of, pruned_video, opset, batch)
 )
 def test_export_precision_is_that_of_the_weights_and_io_is_fp32(graph_of, precision, kind):
     graph = onnx.load(graph_of(precision)).graph
-    matrices = [tensor for tensor in graph.initializer if tensor.data_type in FLOATS and len(tensor.dims) >= 2]
+    matrices = [tensor for tensor in graph.initializer if tensor.data_type in FLOAT_TYPES and len(tensor.dims) >= 2]
     assert len(matrices) >= 2 * 4
     assert {tensor.data_type for tensor in matrices} == {kind}
     ends = [*graph.input, *graph.output]
@@ -249,7 +250,7 @@ def test_export_input_that_is_no_picture_is_exported_too(tmp_path):
     assert np.allclose(_run(exported.path, inputs), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", FLOATS)
 def test_check_parity_altered_weight_raises(graph_of, pruned_video, bundle, precision):
     model = pruned_video.model
     altered = copy.deepcopy(model.module)
@@ -337,7 +338,7 @@ def _whole(model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precision": "fp8"}, "unknown precision 'fp8'; choose from fp32, fp16, bf16"),
+        ({"precision": "fp7"}, "unknown precision 'fp7'; choose from fp32, fp16, bf16, int8"),
         ({"opset": 17}, "opset 17 is not offered; choose from 23, 18"),
         ({"frame_size": (24, 24)}, "--frame-size needs --embed-preprocessing"),
     ],

@@ -103,6 +103,7 @@ class Graph(_Record):
     outputs: tuple[Tensor, ...]
     attention_precision: str | None = None
     attention_rewritten: int = 0
+    attention_left: tuple[tuple[str, str], ...] = ()
     kept_precise: tuple[str, ...] = ()
 
 

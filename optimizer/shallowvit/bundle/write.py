@@ -132,6 +132,7 @@ def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, config: Ex
                 "outputs": (asdict(exported.output),),
                 "attention_precision": str(config.attention_precision) if config.attention_precision else None,
                 "attention_rewritten": exported.attention_rewritten,
+                "attention_left": exported.attention_left,
                 "kept_precise": config.keep_precise,
             },
             "preprocessing": preprocessing,

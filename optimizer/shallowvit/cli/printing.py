@@ -226,6 +226,10 @@ def print_bundle(bundle: Bundle) -> None:
         f"  parity with torch on {parity.inputs} {parity.inputs_from}: relative error {parity.relative_error:.1e} (tolerance "
         f"{parity.tolerance:g}){agreement}"
     )
+    if graph.attention_rewritten:
+        print_line(f"  {graph.attention_rewritten} attentions were MatMul and Softmax and became one node each")
+    for node, reason in graph.attention_left:
+        print_line(f"  {node} stayed MatMul and Softmax: {reason}")
     if bundle.manifest.quantization:
         _print_quantization(bundle.manifest.quantization)
     for data, metrics in bundle.manifest.metrics.items():

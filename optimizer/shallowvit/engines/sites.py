@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AttentionSite", "block_paths", "find_attentions"]
 
-# Head sizes with a fused kernel, as probed on TensorRT-RTX 1.7; full TensorRT's documentation names the same range.
-HEAD_SIZES = (16, 256)
+# Head sizes with a fused kernel, as probed on TensorRT-RTX 1.7. Full TensorRT's documentation says 16 to 256.
+HEAD_SIZES = (9, 256)
+_ONE_HEAD = "has one head and a mask or bias, for which there is no fused kernel"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _WRAPPER = "model."  # the exported module holds the user's model under this name
 _DEEP = 8  # nodes between a softmax and its MatMuls, at most
@@ -101,6 +102,8 @@ def _of_attention(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSit
     path, block = _place(node, blocks)
     obstacle = _shape_obstacle(dtype, size) or _mask_obstacle(mask, dtype) or _attribute_obstacle(node)
     obstacle = obstacle or _quantised_obstacle(node.inputs[:3])
+    if obstacle is None and heads == 1 and mask is not None:
+        obstacle = _ONE_HEAD
     sizes = (heads, size, shape[-2] if len(shape) > 1 else None, key_shape[-2] if len(key_shape) > 1 else None)
     return AttentionSite(node.name or "", "Attention", path, block, dtype, *sizes, obstacle)
 
@@ -117,6 +120,8 @@ def _of_softmax(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite 
     path, block = _place(node, blocks)
     obstacle = _shape_obstacle(dtype, size) or _quantised_obstacle([*first.inputs, last.inputs[1]])
     obstacle = obstacle or _pattern_obstacle(node, before, after, last)
+    if obstacle is None and heads == 1 and any(each.op_type == "Add" for each in before):
+        obstacle = _ONE_HEAD
     if obstacle is None and (len(query) == 3 or query[:2] == [1, 1]):  # as probed: MatMul and Softmax of [N, size] alone
         obstacle = "is MatMul and Softmax without an axis for batch or heads, which isn't recognised; export with opset 23"
     sizes = (heads, size, query[-2] if len(query) > 1 else None, key[-1] if key else None)

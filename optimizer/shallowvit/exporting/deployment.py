@@ -56,10 +56,10 @@ def deployable(
     module = model.module
     if precision is not Precision.FP32:
         module = copy.deepcopy(module).to(_DTYPES[precision])
+        upcast_blocks(module, model.module, keep_precise)
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ShallowvitError(f"export: {name} overflows in {precision}; use --precision bf16 or fp32")
-        upcast_blocks(module, model.module, keep_precise)
     prepare = FramesToInput(spec, _settings(model), frame_size) if preprocess else None
     return _Deployable(module, spec.name, _DTYPES[precision], prepare).eval()
 

@@ -17,9 +17,10 @@ import torch
 from ..engines.sites import block_paths
 from ..errors import ShallowvitError
 from .deployment import deployable, frame_shape
-from .fusing import fuse_attention
+from .fusing import FusedAttention, fuse_attention
 from .graph import count_attention, output_shape, trace, write_graph
 from .islands import cast_attention
+from .masks import drop_neutral_masks
 from .parity import check_parity, number_of_inputs, real_inputs
 from .quantizing import quantize_checked
 from .records import FLOATS, ExportConfig, ExportedOnnx, GraphInput, GraphOutput, Precision
@@ -79,7 +80,7 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
         frame_size=config.frame_size,
     )
     graph = trace(module, graph_input, _output_name(model), config)
-    rewritten = _settle_attention(graph, config, names.nodes)
+    fused = _settle_attention(graph, config, names.nodes)
     attention_nodes = count_attention(graph, config.opset)
     shape = output_shape(graph)
     write_graph(graph, path, _metadata(pruned, config))
@@ -98,7 +99,8 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
         attention_nodes=attention_nodes,
         blocks=len(pruned.plan.kept),
         parity=parity,
-        attention_rewritten=rewritten,
+        attention_rewritten=fused.rewritten,
+        attention_left=fused.left,
     )
 
 
@@ -137,14 +139,15 @@ def _kept_names(model: LoadedModel, config: ExportConfig) -> _Names:
     return _Names(tuple(name for name in kept if name not in nodes), nodes)
 
 
-def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tuple[str, ...]) -> int:
-    """Make attention one node where the opset has it, in a type that fuses; return how many were MatMul and Softmax."""
-    rewritten = fuse_attention(graph).rewritten if config.opset >= 23 else 0
+def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tuple[str, ...]) -> FusedAttention:
+    """Make attention one node where the opset has it, in a type that fuses; return what became of MatMul and Softmax."""
+    fused = fuse_attention(graph) if config.opset >= 23 else FusedAttention(0, 0, ())
+    drop_neutral_masks(graph)
     upcast_nodes(graph, fp32_nodes)
     island = config.attention_precision or (config.precision if config.keep_precise else None)
     if island in (Precision.FP16, Precision.BF16):
         cast_attention(graph, island)
-    return rewritten
+    return fused
 
 
 def graph_input_of(model: LoadedModel, config: ExportConfig) -> GraphInput:

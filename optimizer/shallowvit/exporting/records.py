@@ -142,9 +142,11 @@ class Parity:
 
 @dataclass(frozen=True)
 class ExportedOnnx:
-    """An ONNX graph on disk that passed the checker and parity. ``attention_nodes`` counts fused nodes (opset 23) or
-    softmaxes; ``attention_rewritten`` says how many of the first were MatMul and Softmax in the traced model. ``quantized`` and
-    ``check`` are of int8, fp8 and int4.
+    """An ONNX graph on disk that passed the checker and parity.
+
+    ``attention_nodes`` counts fused nodes (opset 23) or softmaxes; ``attention_rewritten`` says how many of the first were
+    MatMul and Softmax in the traced model, ``attention_left`` which softmax stayed one and why. ``quantized`` and ``check``
+    are of int8, fp8 and int4.
     """
 
     path: Path
@@ -156,5 +158,6 @@ class ExportedOnnx:
     blocks: int
     parity: Parity
     attention_rewritten: int = 0
+    attention_left: tuple[tuple[str, str], ...] = ()
     quantized: QuantizedGraph | None = None
     check: QuantizationCheck | None = None
