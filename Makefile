@@ -20,6 +20,7 @@ demo: $(READY)
 	$(BIN)/shallowvit export demo --out demo-out/full --data demo
 	$(BIN)/shallowvit export demo --prune-ratio 0.25 --out demo-out/shallow --data demo
 	$(BIN)/shallowvit verify demo-out/shallow
+	$(BIN)/shallowvit export demo --prune-ratio 0.25 --precision fp16 --engine rtx --out demo-out/fast
 	$(BIN)/shallowvit bench demo-out/shallow --against demo-out/full --data demo
 	$(BIN)/shallowvit report demo-out/shallow demo-out/full --out demo-out/report.html
 	@echo "Open demo-out/report.html"

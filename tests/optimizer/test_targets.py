@@ -301,7 +301,7 @@ def test_dla_refusal_follows_the_jetpack(key, jetpack, possible):
     ("key", "jetpack", "text"),
     [
         ("jetson-orin-nx-16gb", "6.2", r"JetPack 6 an Orin stays on TensorRT 10"),
-        ("jetson-orin-nx-16gb", "6.2", r"comes with Python 3\.10, and shallowvit needs 3\.11"),
+        ("jetson-orin-nx-16gb", "6.2", r"comes with Python 3\.10, and its TensorRT bindings are for that one"),
         ("jetson-orin-nx-16gb", "6.2.2", r"TensorRT of JetPack 6\.2\.2 was not read"),
         ("jetson-nano-4gb", None, r"takes precision from builder flags"),
         ("jetson-agx-orin-64gb", "7.2", r"10\.16\.2 of JetPack 7\.2 has no DLA"),

@@ -77,6 +77,7 @@ def add_engine(folder: Path, manifest: Manifest, config: BuildConfig) -> Manifes
         "schema_version": SCHEMA_VERSION,
         "files": dict(sorted((manifest.files | new).items())),
         "engines": (*others, _engine(built, place)),
+        "target": manifest.target or built.target,
         "tools": manifest.tools | {str(built.flavour): built.version},
     }
     return manifest.model_copy(update=changes)

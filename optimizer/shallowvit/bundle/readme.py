@@ -58,7 +58,8 @@ def _engine_rows(manifest: Manifest) -> str:
         drop = "" if check.drop is None else f", top-1 {check.top1_reference:.2%} became {check.top1:.2%}"
         rows.append(f"| quantised | {manifest.quantization.quantized} products; against fp32 on {check.items} items{drop} |")
     for engine in manifest.engines:
-        made = ", ".join(f"{number / 10:.1f}" for number in engine.sm) or "portable"
+        sm = ", ".join(f"{number / 10:.1f}" for number in engine.sm)
+        made = f"for compute capability {sm}" if sm else "portable"
         rows.append(
             f"| engine | `{engine.path}`, {engine.flavour} {engine.version}, {made}, attention fused {engine.attention_fused} "
             f"of {engine.attention_expected} |"

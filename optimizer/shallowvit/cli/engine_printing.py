@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from .printing import print_bundle, print_line, print_table
+from .target_printing import print_estimate_line
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -26,6 +27,8 @@ def print_written(bundle: Bundle) -> None:
             f"  recipe for {manifest.target}: copy the bundle there and run shallowvit build, or without this project: cd "
             "recipe && python3 build_engine.py recipe.json"
         )
+    if manifest.target:
+        print_estimate_line(bundle.path, manifest.target)
     for engine in manifest.engines:
         print_engine(bundle, engine)
 
@@ -33,7 +36,8 @@ def print_written(bundle: Bundle) -> None:
 def print_engine(bundle: Bundle, engine: Engine) -> None:
     """Say what an engine takes and which of its attentions are fused."""
     where = f" for {engine.target}" if engine.target else ""
-    made = ", ".join(f"{number / 10:.1f}" for number in engine.sm) or "portable"
+    sm = ", ".join(f"{number / 10:.1f}" for number in engine.sm)
+    made = f"compute capability {sm}" if sm else "portable"
     size = bundle.manifest.files[engine.path].bytes
     print_line(
         f"{bundle.path / engine.path}: {engine.flavour} {engine.version}{where}, {made}, {size / 1e6:.1f} MB, built in "

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..engines.target_traps import build_steps, dla_refusal, traps_of
@@ -22,7 +20,7 @@ from ..engines.targets import (
     strongly_typed,
     tensorrt_of,
 )
-from .printing import print_line
+from .printing import print_line, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,9 +29,8 @@ if TYPE_CHECKING:
     from ..engines.roofline import RooflineEstimate
     from ..engines.targets import Figure, PowerMode, Target
 
-__all__ = ["estimate_of_bundle", "print_estimate", "print_target", "print_targets", "record_from_target"]
+__all__ = ["estimate_of_bundle", "print_estimate", "print_estimate_line", "print_target", "print_targets", "record_from_target"]
 
-_WIDTH = 140  # of tables, where stdout is no terminal
 _GRADES = "behind a figure: A NVIDIA's own table, B several sources, C one source, D derived, - not graded"
 
 
@@ -88,7 +85,7 @@ def print_targets(targets: Iterable[Target]) -> None:
     for target in targets:
         figures = (target.memory, target.bandwidth, target.peak("fp16"), target.peak("int8"))
         table.add_row(target.key, target.compute_capability, *map(_short, figures), ", ".join(flavours(target)))
-    _print_table(table)
+    print_table(table)
     print_line(_GRADES)
     print_line("explain one with: shallowvit targets KEY")
 
@@ -167,7 +164,7 @@ def _print_jetpacks(target: Target, assumed: str | None) -> None:
             release.python or "unknown",
             str(opset_for(target, release.version)),
         )
-    _print_table(table)
+    print_table(table)
 
 
 def estimate_of_bundle(bundle: Path, target: Target, batch: int) -> RooflineEstimate:
@@ -205,6 +202,16 @@ def print_estimate(found: RooflineEstimate) -> None:
         print_line(f"  caution: {caution}")
 
 
+def print_estimate_line(bundle: Path, key: str) -> None:
+    """Print the roofline of one item on a target in a line, called an estimate, and the command that shows all of it."""
+    from ..engines.targets import find_target
+
+    found = estimate_of_bundle(bundle, find_target(key), 1)
+    limited = f", limited by {found.limited_by}" if found.limited_by else ""
+    bound = "unknown, for want of the target's rates" if found.bound_ms is None else f"at least {_milliseconds(found.bound_ms)}"
+    print_line(f"  estimate, not a measurement: one item takes {bound}{limited} (shallowvit targets {key} --bundle {bundle})")
+
+
 def _activations(found: RooflineEstimate) -> str:
     if found.activation_bytes is None:
         return "intermediate results unknown"
@@ -217,7 +224,3 @@ def _milliseconds(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.4g}"
-
-
-def _print_table(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
