@@ -446,11 +446,19 @@ def test_build_engine_full_disk_is_an_os_error_of_the_write(graph_of, tmp_path, 
     assert list(out.iterdir()) == []
 
 
-def test_worker_parser_error_names_the_node(tmp_path, out):
+def test_build_engine_refusal_comes_with_what_the_graph_shows(tmp_path, out):
     graph = Attention().operator()
     mask = np.zeros((graph.tokens, graph.tokens))
-    graph.nodes[0].input.append(graph.constant("mask", mask, TensorProto.FLOAT))  # an fp32 mask on fp16 attention
-    with pytest.raises(ShallowvitError, match=r"TensorRT refuses at (parse|build): .*"):
+    graph.nodes[0].input.append(graph.constant("mask", mask, TensorProto.FLOAT))
+    with pytest.raises(ShallowvitError, match=r"TensorRT refuses at build: .*attention has a fp32 mask on fp16 attention"):
+        build_engine(graph.save(tmp_path / "graph.onnx"), out)
+
+
+def test_build_engine_unknown_operator_is_named_with_its_node(tmp_path, out):
+    graph = Attention(tokens=16, size=16).pattern()
+    graph.node("Det", ["out"], "determinant")
+    graph.outputs.append(helper.make_tensor_value_info("determinant", graph.dtype, ["batch", 2]))
+    with pytest.raises(ShallowvitError, match=r"TensorRT refuses at parse: determinant \(Det\): unsupported node$"):
         build_engine(graph.save(tmp_path / "graph.onnx"), out)
 
 

@@ -43,10 +43,7 @@ def build(path: str | Path, config: BuildConfig | None = None) -> Bundle:
     with disk_sentences("build", path):
         try:
             beside.mkdir()
-            os.link(whole / "model.onnx", beside / "model.onnx")  # not copied: it may be gigabytes
-            if (whole / "model.onnx.data").is_file():
-                os.link(whole / "model.onnx.data", beside / "model.onnx.data")
-            manifest = add_engine(beside, manifest, config)
+            manifest = add_engine(beside, manifest, config, whole / "model.onnx")
             _move_in(beside, whole, manifest)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -59,15 +56,15 @@ def config_of(path: Path) -> BuildConfig:
     return config_from_recipe(recipe) if recipe.is_file() else BuildConfig()
 
 
-def add_engine(folder: Path, manifest: Manifest, config: BuildConfig) -> Manifest:
-    """Build an engine of ``folder/model.onnx`` into ``folder`` and return the manifest with it.
+def add_engine(folder: Path, manifest: Manifest, config: BuildConfig, graph: Path) -> Manifest:
+    """Build an engine of a bundle's graph into ``folder`` and return the manifest with it.
 
     Raises:
         ShallowvitError: see ``build_engine``.
     """
     work = folder / ENGINES / "new"
     work.mkdir(parents=True)
-    built = build_engine(folder / "model.onnx", work, config, block_paths(manifest.plan.paths, manifest.plan.kept))
+    built = build_engine(graph, work, config, block_paths(manifest.plan.paths, manifest.plan.kept))
     name = "-".join(filter(None, (str(built.flavour), built.target)))
     work.rename(work.with_name(name))
     place = f"{ENGINES}/{name}"

@@ -91,7 +91,7 @@ def export(
         if recipe:
             manifest = add_recipe(folder, manifest, recipe)
         if build:
-            manifest = add_engine(folder, manifest, build)
+            manifest = add_engine(folder, manifest, build, folder / "model.onnx")
         (folder / "README.md").write_text(readme_text(manifest))
         manifest = manifest.model_copy(update={"files": _files(folder)})
         write_manifest(manifest, folder)

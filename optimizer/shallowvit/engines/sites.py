@@ -7,6 +7,7 @@ attention is one ``Attention`` node from opset 23 on, and before that MatMul, So
 from __future__ import annotations
 
 import ast
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ __all__ = ["AttentionSite", "block_paths", "find_attentions"]
 HEAD_SIZES = (9, 256)
 _ONE_HEAD = "has one head and a mask or bias, for which there is no fused kernel"
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_log = logging.getLogger("onnx_ir.passes")
 _WRAPPER = "model."  # the exported module holds the user's model under this name
 _DEEP = 8  # nodes between a softmax and its MatMuls, at most
 _BEFORE = ("Add", "Sub", "Mul", "Div", "Cast", "Where", "Reshape", "Tanh", "Identity", "QuantizeLinear", "DequantizeLinear")
@@ -81,6 +83,7 @@ def find_attentions(graph: Path | onnx_ir.Model, blocks: Mapping[str, int] | Non
 
     model = graph if isinstance(graph, onnx_ir.Model) else onnx_ir.load(graph)
     if any(value.shape is None for node in model.graph for value in node.outputs):
+        _log.setLevel(logging.ERROR)  # where shapes can't be inferred it prints a traceback and goes on without, as we do
         ShapeInferencePass()(model)
     sites = [_site(node, blocks or {}) for node in model.graph.all_nodes() if node.op_type in ("Attention", "Softmax")]
     return tuple(site for site in sites if site is not None)

@@ -110,8 +110,10 @@ def _network(trt: Any, builder: Any, logger: Any, job: Job) -> Any:
 def _parse_error(parser: Any) -> str:
     error = parser.get_error(0)
     node = error.node_name() or f"node {error.node()}"
-    operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    return f"{node} ({operator}): {error.desc()}" if operator else f"{node}: {error.desc()}"
+    operator = f" ({error.node_operator()})" if hasattr(error, "node_operator") else ""
+    code = str(error.code()).rpartition(".")[2].lower().replace("_", " ")
+    said = "" if error.desc() in ("", "false") else f": {error.desc()}"  # the condition that failed, without its words
+    return f"{node}{operator}: {code}{said}"
 
 
 def _configure(trt: Any, config: Any, job: Job) -> None:
@@ -157,8 +159,11 @@ def _save_cache(flavour: Any, trt: Any, config: Any, job: Job) -> None:
     path = _cache_path(flavour, trt, job)
     timed = flavour.saved_timing_cache(config) if path else b""
     if path and timed:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        _write_over(path, timed)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _write_over(path, timed)
+        except OSError:  # a cache that can't be kept costs the next build time, and this one nothing
+            pass
 
 
 def _inspect(trt: Any, logger: Any, content: bytes) -> Any:
