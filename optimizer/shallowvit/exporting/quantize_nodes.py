@@ -27,7 +27,7 @@ __all__ = ["SCOPES", "Quantizable", "choose_nodes", "module_of"]
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: the modules around it, outermost first
 _WRAPPER = "model."  # what is deployed holds the model under this name
 # TensorRT-RTX 1.7 builds int4 engines of the demo model in 4.4 MB at blocks of 64 and 128 (fp16: 4.6 MB), but in 7.8 MB at 32
-# and 16: those it unpacks. So a block that doesn't divide a matrix shrinks to 64 and no further.
+# and 16. So a block that doesn't divide a matrix shrinks to 64 and no further.
 _SMALLEST_BLOCK = 64
 
 
