@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["EXTERNAL_DATA_ABOVE_BYTES", "count_attention", "output_shape", "trace", "write_graph"]
 
 EXTERNAL_DATA_ABOVE_BYTES = 2_000_000_000  # a protobuf message can't pass 2 GiB
+_FOLDED_NUMBERS = 2**23  # a bias of 577 x 577 tokens and 16 heads is 5.3 million
 _KEPT_METADATA = ("namespace", "pkg.torch.onnx.name_scopes")  # which block a node is of; the rest holds paths of this machine
 
 
@@ -53,10 +54,22 @@ def trace(module: nn.Module, graph_input: GraphInput, output_name: str, config: 
             first = str(cause).strip().partition("\n")[0]
             raise ShallowvitError(f"export: torch can't export {graph_input.name} -> {output_name}: {first}") from err
     assert program is not None
+    _fold_constants(program.model)
     for node in program.model.graph.all_nodes():
         for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
             del node.metadata_props[key]
     return program.model
+
+
+def _fold_constants(model: onnx_ir.Model) -> None:
+    """Compute what depends on weights alone, in place; the exporter itself stops at 8,192 numbers.
+
+    A relative position bias that is left as Gather, Reshape and Transpose keeps TensorRT from fusing its attention: of a Swin-T
+    in fp16 it fused 6 of 12, and 12 with the biases computed.
+    """
+    from onnxscript.optimizer import fold_constants
+
+    fold_constants(model, input_size_limit=_FOLDED_NUMBERS, output_size_limit=_FOLDED_NUMBERS)
 
 
 def write_graph(model: onnx_ir.Model, path: Path, metadata: Mapping[str, str]) -> None:
