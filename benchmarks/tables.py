@@ -14,6 +14,7 @@ from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from published import published_tables
+from quantization_pages import quantization_tables
 from shallowvit.engines.targets import targets_table
 from shallowvit.scoring.criteria import CRITERIA, Scope
 
@@ -301,8 +302,9 @@ PARTS = {
     "study": study_tables,
     "search": search_table,
     "targets": targets_table,
+    "quantization": quantization_tables,
 }
-PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md", "targets.md")
+PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md", "targets.md", "quantization.md")
 
 
 def rewritten(page: str) -> str:

@@ -257,3 +257,5 @@ def _print_quantization(quantized: Quantization) -> None:
             f"  top-1 {check.top1_reference:.2%} became {check.top1:.2%}: a drop of {check.drop:.2%} ({low:.2%} to {high:.2%}"
             f"{noise}; at most {check.max_drop:.2%} allowed)"
         )
+    elif check.top1 is None:
+        print_line("  no labels there, so no accuracy was held to --max-accuracy-drop; name labelled items with --data")
