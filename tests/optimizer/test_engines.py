@@ -92,6 +92,18 @@ def test_build_engine_twice_is_byte_identical(graph_of, tmp_path):
     assert engines[0] == engines[1]
 
 
+def test_worker_fixes_its_addresses_and_keeps_its_arguments(tmp_path):
+    from shallowvit.engines import worker
+
+    folder = str(Path(worker.__file__).parent)
+    flag = "bool(ctypes.CDLL(None).personality(0xFFFFFFFF) & 0x0040000)"
+    code = f"import ctypes, sys\nsys.path.insert(0, {folder!r})\nimport build_engine\nbuild_engine.fix_addresses()\n"
+    (tmp_path / "script.py").write_text(f"{code}print(sys.argv[1:], {flag})\n")
+    done = subprocess.run([sys.executable, tmp_path / "script.py", "job"], capture_output=True, text=True, check=False)
+    allowed = subprocess.run(["setarch", "-R", "true"], capture_output=True, check=False).returncode == 0
+    assert done.stdout.splitlines() == [f"['job'] {allowed}"], done.stderr
+
+
 def test_build_engine_largest_batch_decides_the_activation_memory(graph_of, tmp_path):
     memory = []
     for high in (8, 32):
