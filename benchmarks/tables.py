@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
+from engine_tables import engine_tables
 from published import published_tables
 from quantization_pages import quantization_tables
 from shallowvit.engines.targets import targets_table
@@ -302,9 +303,10 @@ PARTS = {
     "study": study_tables,
     "search": search_table,
     "targets": targets_table,
+    "engines": engine_tables,
     "quantization": quantization_tables,
 }
-PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md", "targets.md", "quantization.md")
+PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md", "targets.md", "quantization.md", "engines.md")
 
 
 def rewritten(page: str) -> str:
