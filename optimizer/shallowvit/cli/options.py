@@ -77,8 +77,8 @@ Calibration = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="Inputs for criteria that run the model: demo:train, a .npz, or a folder of .npz files or of images (class "
-        "folders where labels are needed). Best not what you measure accuracy on.",
+        help="Inputs for criteria that run the model, and of export for the ranges of int8 and fp8: demo:train, a .npz, or a "
+        "folder of .npz files or of images (class folders where labels are needed). Best not what you measure accuracy on.",
     ),
 ]
 Samples = Annotated[int, typer.Option(help="Items of the calibration data to use.")]
