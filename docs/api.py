@@ -18,13 +18,6 @@ LAZY = (
     "shallowvit.scoring",
     "shallowvit.study",
 )
-    "shallowvit",
-    "shallowvit.engines",
-    "shallowvit.exporting",
-    "shallowvit.pruning",
-    "shallowvit.scoring",
-    "shallowvit.study",
-)
 
 
 def main() -> None:
