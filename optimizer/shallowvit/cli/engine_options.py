@@ -97,7 +97,7 @@ Python = Annotated[
 
 def check_engine(engine: str | None, none: bool = False) -> Flavour | None:
     """Return the flavour that --engine names; None for ``auto`` and, where the command takes it, ``none``."""
-    choices = (*Flavour, "auto", *(("none",) if none else ()))
+    choices = (*(("none",) if none else ()), *Flavour, "auto")
     if engine is not None and engine not in choices:
         command = "export" if none else "build"
         raise ShallowvitError(f"{command}: unknown engine {engine!r}; choose from {', '.join(choices)}")
