@@ -58,7 +58,7 @@ def test_finetune_equals_a_loop_written_out():
     nn.utils.clip_grad_norm_(other.parameters(), 0.1)
     optimizer.step()
     assert found == pytest.approx([loss.item()], rel=1e-5)
-    # AdamW divides a gradient by itself: of one weight it is 2e-8, where another CPU's order of additions shows in the step (3e-6)
+    # AdamW divides a gradient by itself: one is 2e-8, where another CPU's order of additions shows in the step (3e-6)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights(module), weights(other), strict=True))
 
 
