@@ -107,7 +107,7 @@ def _built(
         result = run_job(job, work, python=config.python, time_limit_s=config.time_limit_s)
     except BuildRefusedError as err:
         if _NO_KERNEL not in err.message:
-            foreseen = next((site for site in sites if site.obstacle), None)
+            foreseen = next((site for site in sites if site.obstacle and "mask" in site.obstacle), None)
             if foreseen is None:
                 raise
             raise ShallowvitError(f"{err}. The attention of {foreseen.path} {foreseen.obstacle}, which may be why") from err

@@ -37,6 +37,7 @@ _INSTALL = {
     Flavour.TENSORRT: "pip install tensorrt, or on a Jetson sudo apt install nvidia-jetpack and --python /usr/bin/python3",
 }
 _FORMATS = {"BFLOAT16": "bf16", "INT8": "int8", "FLOAT8E4M3FN": "fp8", "INT4": "int4"}
+_TURING = 75
 _ATTENTION_FROM = (10, 14)  # the first TensorRT whose parser knows opset 23's Attention
 
 
@@ -108,6 +109,11 @@ def check_precision(choice: Choice, facts: GraphFacts, jetpack: str | None) -> N
             f"build: compute capability {low[0] / 10:.1f} can't run the graph's {needs}, which needs "
             f"{facts.minimum_sm / 10:.1f}; one such target fails the whole engine. Leave it out or export "
             "with another --precision"
+        )
+    if _TURING in choice.compute_capabilities and facts.fp32_products:
+        raise ShallowvitError(
+            "build: TensorRT-RTX has no fp32 matrix products for compute capability 7.5; export with --precision fp16, or build "
+            "there with --engine tensorrt"
         )
     if target and target.kind is Kind.JETSON:
         _check_jetpack(target, facts, jetpack)

@@ -21,12 +21,17 @@ _MINIMUM_SM = {"INT8": 75, "BFLOAT16": 80, "INT4": 80, "FLOAT8E4M3FN": 89}
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What a build has to know of a graph: its inputs with -1 for a dynamic size, its opset, the number formats in it."""
+    """What a build has to know of a graph.
+
+    Its inputs with -1 for a dynamic size, its opset, the number formats in it, the smallest compute capability that has them all
+    (as 80 for 8.0), and whether a matrix product with weights computes in fp32.
+    """
 
     inputs: dict[str, tuple[int, ...]]
     opset: int
     formats: frozenset[str]
     minimum_sm: int
+    fp32_products: bool
 
     @property
     def needs_attention_operator(self) -> bool:
@@ -60,7 +65,7 @@ def check_graph(path: Path) -> GraphFacts:
         raise ShallowvitError(f"build: the onnx checker refuses {path}: {str(err).strip().partition(chr(10))[0]}") from err
     formats = _formats(model)
     minimum = max((_MINIMUM_SM.get(name, 0) for name in formats), default=0)
-    return GraphFacts(_inputs(model), opset, formats, minimum)
+    return GraphFacts(_inputs(model), opset, formats, minimum, _has_fp32_products(model))
 
 
 def _check_versions(model: onnx.ModelProto, path: Path) -> int:
@@ -109,6 +114,13 @@ def _formats(model: onnx.ModelProto) -> frozenset[str]:
     kinds |= {attribute.i for node in casts for attribute in node.attribute if attribute.name == "to"}
     kinds |= {attribute.t.data_type for node in model.graph.node for attribute in node.attribute if attribute.name == "value"}
     return frozenset(TensorProto.DataType.Name(kind) for kind in kinds if kind in TensorProto.DataType.values())
+
+
+def _has_fp32_products(model: onnx.ModelProto) -> bool:
+    from onnx import TensorProto
+
+    fp32 = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    return any(node.op_type in ("MatMul", "Gemm") and fp32 & set(node.input) for node in model.graph.node)
 
 
 def _inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
