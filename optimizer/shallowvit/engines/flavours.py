@@ -112,8 +112,8 @@ def check_precision(choice: Choice, facts: GraphFacts, jetpack: str | None) -> N
         )
     if _TURING in choice.compute_capabilities and facts.fp32_products:
         raise ShallowvitError(
-            "build: TensorRT-RTX has no fp32 matrix products for compute capability 7.5; export with --precision fp16, or build "
-            "there with --engine tensorrt"
+            "build: TensorRT-RTX has no fp32 matrix products for compute capability 7.5; export with --precision fp16, or "
+            "build there with --engine tensorrt"
         )
     if target and target.kind is Kind.JETSON:
         _check_jetpack(target, facts, jetpack)

@@ -23,8 +23,8 @@ _MINIMUM_SM = {"INT8": 75, "BFLOAT16": 80, "INT4": 80, "FLOAT8E4M3FN": 89}
 class GraphFacts:
     """What a build has to know of a graph.
 
-    Its inputs with -1 for a dynamic size, its opset, the number formats in it, the smallest compute capability that has them all
-    (as 80 for 8.0), and whether a matrix product with weights computes in fp32.
+    Its inputs with -1 for a dynamic size, its opset, the number formats in it, the smallest compute capability that has them
+    all (as 80 for 8.0), and whether a matrix product with weights computes in fp32.
     """
 
     inputs: dict[str, tuple[int, ...]]
