@@ -51,7 +51,7 @@ def _grid(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
     found = {(row["model"], row["precision"], row["opset"]): cell(row) for row in cells}
     precisions = [precision for precision in _PRECISIONS if any(row["precision"] == precision for row in cells)]
     lines = []
-    for model in dict.fromkeys(row["model"] for row in cells):
+    for model in sorted({row["model"] for row in cells}):
         line = [model]
         for precision in precisions:
             both = [found.get((model, precision, opset), "not built") for opset in _OPSETS]
@@ -61,10 +61,17 @@ def _grid(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
 
 
 def _fused(rows: Sequence[Row]) -> str:
-    if not _of(rows, "cell"):
+    cells = _of(rows, "cell")
+    if not cells:
         return ""
-    return "### Attentions fused\n\nOf all attentions of the graph; opset 23 / opset 18 where they differ.\n\n" + _grid(
-        rows, lambda row: "failed" if row["status"] == "failed" else f"{row['fused']} of {row['expected']}"
+    raised = {row["precision"]: row["graph_opset"] for row in cells if row["opset"] == 18 and row.get("graph_opset", 18) > 18}
+    note = ", ".join(f"{precision} {opset}" for precision, opset in raised.items())
+    return (
+        "### Attentions fused\n\nOf all attentions of the graph; opset 23 / opset 18 where they differ. Models have random "
+        "weights and their whole depth; the larger ones, and variants, are built in three precisions alone."
+        + (f" Quantising raises opset 18: {note}." if note else "")
+        + "\n\n"
+        + _grid(rows, lambda row: "failed" if row["status"] == "failed" else f"{row['fused']} of {row['expected']}")
     )
 
 
@@ -96,9 +103,14 @@ def _memory(rows: Sequence[Row]) -> str:
 def _sizes(rows: Sequence[Row]) -> str:
     if not _of(rows, "cell"):
         return ""
-    return "### Size of the engine\n\nMiB of the file; opset 23 / opset 18 where they differ.\n\n" + _grid(
-        rows, lambda row: _number(row.get("engine_mib"))
+    return (
+        "### Size of the engine\n\nMiB of the file, those of its weights in brackets; the rest is code. Opset 23 / opset 18 "
+        "where they differ.\n\n" + _grid(rows, lambda row: f"{_number(row.get('engine_mib'))}{_weights(row)}")
     )
+
+
+def _weights(row: Row) -> str:
+    return f" ({row['weights_mib']:,.0f})" if row.get("weights_mib") else ""
 
 
 def _number(mib: float | None) -> str:
@@ -108,7 +120,7 @@ def _number(mib: float | None) -> str:
 def _unfused(rows: Sequence[Row]) -> str:
     """Fused attention against the same fp16 graph with a gate on its probabilities, and against fp32."""
     cells = {(row["model"], row["precision"], row["opset"]): row.get("activation_mib") for row in _of(rows, "cell")}
-    gated = {row["model"]: row for row in _of(rows, "unfused")}
+    gated = {row["model"]: row for row in sorted(_of(rows, "unfused"), key=lambda row: row["model"])}
     lines = []
     for model, row in gated.items():
         fused, single = cells.get((model, "fp16", 18)), cells.get((model, "fp32", 18))
@@ -179,7 +191,7 @@ def _capabilities(rows: Sequence[Row]) -> str:
         f"### Compute capabilities\n\n{model}, opset 23, built for one compute capability or as a portable engine; fp32 is "
         "built unfused. What a compute capability can't run is refused before the build:\n\n"
         + _table(["compute capability", *precisions], lines)
-        + (f"\nFirst sentence of each:\n\n{sentences}" if sentences else "")
+        + (f"\nThe first refusal of each:\n\n{sentences}" if sentences else "")
     )
 
 
