@@ -477,9 +477,7 @@ def test_build_engine_unknown_operator_is_named_with_its_node(tmp_path, out):
 def test_build_engine_fp32_products_on_turing_are_refused_before_the_build(graph_of, out):
     assert not check_graph(graph_of()).fp32_products
     config = BuildConfig(Flavour.RTX, compute_capabilities=(75,), allow_unfused=True)
-    with pytest.raises(
-        ShallowvitError, match=r"no fp32 matrix products for compute capability 7\.5; export with"
-    ):
+    with pytest.raises(ShallowvitError, match=r"no fp32 matrix products for compute capability 7\.5; export with"):
         build_engine(graph_of("fp32"), out, config)
     assert build_engine(graph_of(), out, BuildConfig(Flavour.RTX, target="t4")).fusion.whole
 
