@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import shallowvit
@@ -243,6 +244,66 @@ def test_export_command_target_chooses_the_opset(run, video_folder, tmp_path):
     assert verify(tmp_path / "out").manifest.graph.opset == 18
 
 
+@pytest.fixture
+def clips(tmp_path):
+    """Labelled clips to calibrate and to check on, none in both."""
+    paths = []
+    for seed, name in enumerate(("calibration", "check")):
+        frames = np.random.default_rng(seed).integers(0, 256, (24, 4, 16, 16, 3), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", frames=frames, labels=np.arange(24) % 5)
+        paths.append(tmp_path / f"{name}.npz")
+    return paths
+
+
+def test_export_command_quantises_and_keeps_attention_fused(run, video_folder, clips, tmp_path):
+    words = (
+        "--precision",
+        "int8",
+        "--calibration",
+        clips[0],
+        "--data",
+        clips[1],
+        "--max-accuracy-drop",
+        "1",
+        "--engine",
+        "rtx",
+    )
+    code, out, _ = run("export", video_folder, *words, "--keep-precise", "3", "-o", tmp_path / "out")
+    assert code == 0
+    assert "attention fused: 4 of 4" in out
+    manifest = verify(tmp_path / "out").manifest
+    quantized = manifest.quantization
+    assert (manifest.graph.precision, quantized.base, quantized.check.items, quantized.samples) == ("int8", "fp16", 24, 24)
+    assert {node.module.rpartition("layer.")[2][0] for node in quantized.kept if "layer." in node.module} == {"3"}
+    assert manifest.metrics[str(clips[1])].items == 24
+    table = json.loads((tmp_path / "out/calibration.json").read_text())
+    assert len(table["ranges"]) > 8
+    assert "calibration.json" in manifest.files
+
+
+def test_export_command_auto_exports_what_was_chosen(run, video_folder, clips, tmp_path, monkeypatch):
+    from shallowvit.exporting import precision_search
+    from shallowvit_bench.timing import TimingLimits
+
+    made = precision_search.SearchConfig
+
+    def small(data, quantize, max_drop):
+        candidates = tuple(one for one in precision_search.CANDIDATES if one.name in ("fp32", "int4-on-fp32", "bf16"))
+        return made(data, quantize, max_drop, limits=TimingLimits(max_runs=6, max_seconds=1.0), candidates=candidates)
+
+    monkeypatch.setattr(precision_search, "SearchConfig", small)  # all of them take a minute
+    words = ("--precision", "auto", "--data", clips[1], "--max-accuracy-drop", "0.9")
+    code, out, _ = run("export", video_folder, *words, "-o", tmp_path / "out")
+    assert code == 0
+    manifest = verify(tmp_path / "out").manifest
+    found = manifest.precision_search
+    assert [trial.name for trial in found.trials] == ["fp32", "bf16", "int4-on-fp32"]
+    assert found.trials[1].status == "unsupported"
+    assert manifest.graph.precision == found.chosen.partition("-")[0]
+    assert f"{found.chosen} was measured to be the fastest" in out
+
+
+AUTO = ("--precision", "auto", "--data", "demo")
 WORDS = {"OUT": "out", "BUNDLE": "half"}
 
 
@@ -277,6 +338,15 @@ WORDS = {"OUT": "out", "BUNDLE": "half"}
             "TensorRT 8.* and graphs that decide their precision need 10.0",
         ),
         (["export", "demo", "-o", "OUT", "--engine", "tensorrt"], "tensorrt is not installed here"),
+        (
+            ["export", "demo", "-o", "OUT", "--batch", "4"],
+            "batches given, but no engine is asked for; add --engine or --target",
+        ),
+        (["export", "demo", "-o", "OUT", "--jetpack", "6.2"], "--jetpack 6.2 is of a Jetson; name which with --target"),
+        (["export", "demo", "-o", "OUT", "--calibration", "nowhere"], "no data at nowhere"),
+        (["export", "demo", "-o", "OUT", "--precision", "auto"], "--precision auto measures accuracy; name inputs"),
+        (["export", "demo", "-o", "OUT", *AUTO, "--keep-precise", "3"], "auto chooses for the whole graph"),
+        (["export", "demo", "-o", "OUT", *AUTO, "--engine", "rtx"], "says nothing about --engine rtx; name a --precision"),
     ],
 )
 def test_commands_refuse_a_wrong_wish_in_one_sentence(run, half, tmp_path, monkeypatch, words, message):

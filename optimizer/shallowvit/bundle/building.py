@@ -126,17 +126,17 @@ def _move_in(beside: Path, whole: Path, manifest: Manifest) -> None:
     fsync_tree(beside)
     (whole / ENGINES).mkdir(exist_ok=True)
     old, final = beside / "old", whole / place
-    if final.exists():
-        final.rename(old)
     try:
+        if final.exists():
+            final.rename(old)
         (beside / place).rename(final)
         (beside / "manifest.json").replace(whole / "manifest.json")
     except BaseException:  # Ctrl-C between the two too
-        if final.exists():
+        if final.exists() and not (beside / place).exists():
             final.rename(beside / "failed")
         if old.exists():
             old.rename(final)
         elif not any((whole / ENGINES).iterdir()):
             (whole / ENGINES).rmdir()
         raise
-    fsync_tree(whole / ENGINES)
+    fsync_tree(whole)

@@ -165,7 +165,7 @@ def export(
         embed_preprocessing=embed_preprocessing,
         frame_size=_frame_size(frame_size),
     )
-    _check_paths(source, out, force, data)
+    _check_paths(source, out, force, (data, calibration))
     _check_wish(build, export_config, engine, data, auto=chosen is None)
     from .. import bundle
     from . import engine_printing, printing
@@ -195,15 +195,15 @@ def export(
         engine_printing.print_written(written)
 
 
-def _check_paths(source: str, out: Path, force: bool, data: str | None) -> None:
+def _check_paths(source: str, out: Path, force: bool, datasets: tuple[str | None, ...]) -> None:
     """Find what is missing or in the way before anything slow."""
     from shallowvit_bench.datasets import check_dataset
 
     from ..files import check_out
 
     check_out(out, force, "export", source)
-    if data:
-        check_dataset(data)
+    for spec in filter(None, datasets):
+        check_dataset(spec)
 
 
 def _precision(text: str | None) -> Precision | None:
@@ -239,19 +239,29 @@ def _search(quantize: QuantizeConfig, data: str | None, max_drop: float) -> Sear
 def _check_wish(build: BuildConfig, config: ExportConfig, engine: str, data: str | None, *, auto: bool) -> None:
     """Refuse what can't be measured, run on the target, or built here, before anything slow."""
     if auto:
-        _check_auto(data, engine, build.target)
+        _check_auto(config, data, engine, build.target)
     if build.target is not None:
         _check_target(build, config)
+    elif engine == "none" and build != BuildConfig():
+        given = [name for name, value in vars(build).items() if value != getattr(BuildConfig(), name)]
+        raise ShallowvitError(
+            f"export: {', '.join(given).replace('_', ' ')} given, but no engine is asked for; add --engine or --target"
+        )
     if engine != "none":
         from ..engines.flavours import choose
 
         choose(build)
 
 
-def _check_auto(data: str | None, engine: str, target: str | None) -> None:
+def _check_auto(config: ExportConfig, data: str | None, engine: str, target: str | None) -> None:
     """Refuse a search that has nothing to measure on, or for a device that isn't this machine's CPU."""
     if data is None:
         raise ShallowvitError("export: --precision auto measures accuracy; name inputs, best labelled ones, with --data")
+    if config.keep_precise or config.attention_precision:
+        raise ShallowvitError(
+            "export: --precision auto chooses for the whole graph; name a --precision beside --keep-precise or "
+            "--attention-precision"
+        )
     if engine != "none" or target is not None:
         what = f"--target {target}" if target else f"--engine {engine}"
         raise ShallowvitError(

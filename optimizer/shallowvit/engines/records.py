@@ -97,6 +97,8 @@ class BuildConfig:
             raise ShallowvitError(f"build: builder level {self.level} is not in 0 to 5; leave --level out for TensorRT's own")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise ShallowvitError(f"build: a workspace of {self.workspace_mib} MiB is none; give --workspace 1 or more")
+        if self.jetpack is not None and self.target is None:
+            raise ShallowvitError(f"build: --jetpack {self.jetpack} is of a Jetson; name which with --target")
         if not self.time_limit_s > 0:
             raise ShallowvitError(f"build: a time limit of {self.time_limit_s:g} s is none; give --time-limit 60 or more")
         if not self.batches and not self.shapes:
