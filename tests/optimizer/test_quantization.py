@@ -16,7 +16,6 @@ from shallowvit.exporting.calibration_inputs import info_of_graph, read_calibrat
 from shallowvit.exporting.evaluation import (
     EvaluationItems,
     check_outputs,
-    evaluate_quantized,
     items_from_inputs,
     outputs_of,
     read_evaluation,
@@ -408,11 +407,13 @@ def test_read_evaluation_of_nothing_but_calibration_items_is_an_error(info, tmp_
         read_evaluation(info, data, calibration)
 
 
-def test_evaluate_quantized_measures_both_sides_on_the_same_items(info, quantized, graph_of, tmp_path):
+def test_check_outputs_measures_both_sides_on_the_same_items(info, quantized, graph_of, tmp_path):
     data = _save_items(tmp_path / "items.npz", 60)
     items = read_evaluation(info, data)
     done = quantized(precision="int4")
-    check = evaluate_quantized(graph_of("fp32").path, done, items, max_drop=0.9)
+    expected, _ = outputs_of(graph_of("fp32").path, "fp32", items)
+    found, computed_by = outputs_of(done.path, done.base, items)
+    check = check_outputs(expected, found, items, (done.precision, done.base, computed_by), 0.9)
     inputs = np.concatenate(list(items.batches()))
     expected, found = (_run(path, inputs) for path in (graph_of("fp32").path, done.path))
     labels = np.load(data)["labels"]

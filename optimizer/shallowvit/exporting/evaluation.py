@@ -21,7 +21,7 @@ from shallowvit_bench.runners import open_onnxruntime
 from ..errors import ParityError, ShallowvitError
 from .bf16 import emulated_bf16
 from .calibration_inputs import item_hashes
-from .quantize_records import MAX_ACCURACY_DROP, AccuracyError, QuantizationCheck
+from .quantize_records import AccuracyError, QuantizationCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from shallowvit_bench.bundles import BundleInfo
 
     from .calibration_inputs import CalibrationInputs
-    from .quantize_records import QuantizedGraph
 
-__all__ = ["EvaluationItems", "check_outputs", "evaluate_quantized", "items_from_inputs", "outputs_of", "read_evaluation"]
+__all__ = ["EvaluationItems", "check_outputs", "items_from_inputs", "outputs_of", "read_evaluation"]
 
 _BATCH = 8
 _NOISE = 0.05  # a p-value above is no evidence of a difference
@@ -96,26 +95,6 @@ def items_from_inputs(inputs: np.ndarray[Any, Any], inputs_from: str) -> Evaluat
     return EvaluationItems(inputs_from, len(inputs), 0, None, batches)
 
 
-def evaluate_quantized(
-    reference: Path, graph: QuantizedGraph, items: EvaluationItems, max_drop: float = MAX_ACCURACY_DROP
-) -> QuantizationCheck:
-    """Run the fp32 graph and the quantised one in onnxruntime on the same items and compare.
-
-    Args:
-        reference: The fp32 graph with the same input.
-        graph: What ``quantize_graph`` returned.
-        items: See ``read_evaluation`` and ``items_from_inputs``.
-        max_drop: How much top-1 may fall, as a share (0.01 is one point); only checked where there are labels.
-
-    Raises:
-        ParityError: the quantised graph answers with NaN or Inf, or the fp32 graph with zeros.
-        AccuracyError: top-1 falls by more than ``max_drop``.
-    """
-    expected, _ = outputs_of(reference, "fp32", items)
-    found, computed_by = outputs_of(graph.path, graph.base, items)
-    return check_outputs(expected, found, items, (graph.precision, graph.base, computed_by), max_drop)
-
-
 def outputs_of(path: Path, base: str, items: EvaluationItems, threads: int | None = None) -> tuple[np.ndarray[Any, Any], str]:
     """Return a graph's outputs on all items, and what computed them: onnxruntime's CPU provider, with bf16 emulated."""
     import onnxruntime
@@ -148,11 +127,11 @@ def check_outputs(
         found: The other graph's.
         items: What both ran on.
         graph: The other graph's precision and base, and what computed it.
-        max_drop: See ``evaluate_quantized``.
+        max_drop: How much top-1 may fall, as a share (0.01 is one point); only checked where there are labels.
 
     Raises:
-        ParityError: see ``evaluate_quantized``.
-        AccuracyError: see ``evaluate_quantized``.
+        ParityError: the other graph answers with NaN or Inf, or the fp32 graph with zeros.
+        AccuracyError: top-1 falls by more than ``max_drop``.
     """
     precision, base, computed_by = graph
     scale = float(np.abs(expected).max())
