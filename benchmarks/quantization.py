@@ -37,7 +37,7 @@ from shallowvit.exporting.quantize_records import CalibrationMethod, QuantizeCon
 from shallowvit.exporting.records import FLOATS
 from shallowvit_bench.conditions import read_conditions
 from shallowvit_bench.preprocessing import random_input
-from shallowvit_bench.runners import open_onnxruntime
+from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
 from shallowvit_bench.timing import TimingLimits, time_rounds, warm_up
 
 if TYPE_CHECKING:
@@ -171,19 +171,20 @@ def speed(subject: Subject) -> None:
     for batch in (1, 8):
         with ExitStack() as stack:
             inputs = random_input(subject.info, batch)
-            jobs = [(stack.enter_context(open_onnxruntime(path, 1)), inputs) for path in graphs.values()]
+            runners = [stack.enter_context(open_onnxruntime(path, RunnerOptions(threads=1))) for path in graphs.values()]
+            jobs = [runner.bind(inputs) for runner in runners]
             limits = TimingLimits(max_runs=160, max_seconds=30.0)
-            for runner, _ in jobs:
-                warm_up(runner, inputs, limits)
+            for run in jobs:
+                warm_up(run, limits)
             timed = time_rounds(jobs, limits)
-        reference = np.array(timed[0][1])
-        for name, (samples_ms, rounds_ms) in zip(graphs, timed, strict=True):
-            low, high = np.quantile(reference / np.array(rounds_ms), (0.1, 0.9))
+        reference = np.array(timed[0].rounds_ms)
+        for name, one in zip(graphs, timed, strict=True):
+            low, high = np.quantile(reference / np.array(one.rounds_ms), (0.1, 0.9))
             row = {
                 "batch": batch,
-                "runs": len(samples_ms),
-                "median_ms": statistics.median(samples_ms),
-                "ratio": statistics.median(timed[0][0]) / statistics.median(samples_ms),
+                "runs": len(one.samples_ms),
+                "median_ms": statistics.median(one.samples_ms),
+                "ratio": statistics.median(timed[0].samples_ms) / statistics.median(one.samples_ms),
                 "ratio_low": float(low),
                 "ratio_high": float(high),
             }

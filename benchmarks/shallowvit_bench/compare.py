@@ -19,10 +19,10 @@ from .accuracy import agreement, measure_accuracy
 from .cold_start import measure_cold_start
 from .conditions import read_conditions
 from .errors import BenchError
-from .measurement import Measurement
+from .measurement import Measurement, Metric
 from .percentiles import latency_from_samples
 from .preprocessing import random_input
-from .runners import RUNNERS
+from .runners import RUNNERS, RunnerOptions
 from .timing import TimingLimits, time_rounds, warm_up
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .bundles import BundleInfo
     from .config import BenchConfig
     from .datasets import Dataset
-    from .runners import Runner
+    from .runners import Bound, Runner
 
 __all__ = ["Side", "bench", "side_from_bundle"]
 
@@ -51,9 +51,9 @@ class Side:
     failures: tuple[type[Exception], ...] = (BenchError,)
 
 
-def side_from_bundle(bundle: BundleInfo, threads: int | None = None, backend: str = "onnxruntime") -> Side:
+def side_from_bundle(bundle: BundleInfo, threads: int | None = None, backend: str = "cpu") -> Side:
     """Return the side that runs a bundle's graph."""
-    opener = partial(RUNNERS[backend], bundle.model_path.absolute(), threads)
+    opener = partial(RUNNERS[backend], bundle.model_path.absolute(), RunnerOptions(threads=threads))
     return Side(bundle.name, backend, opener, bundle.flops_after, bundle.precision, bundle)
 
 
@@ -95,6 +95,7 @@ class _Attempt:
         self.conditions = read_conditions(config.threads)
         self.limits = TimingLimits(max_runs=config.max_runs, max_seconds=config.max_seconds)
         self.batch: np.ndarray[Any, Any] | None = None
+        self.run_once: Bound | None = None
         self.runner: Runner | None = None
         self.rounds_ms: list[float] = []
         self.accuracy: Any = None
@@ -121,7 +122,7 @@ class _Attempt:
             model_sha256=bundle.model_sha256,
             precision=self.side.precision,
             flops=self.side.flops,
-            batch=self.config.batch,
+            batch=self.config.batches[0],
             input_shape=bundle.input.shape,
             input_dtype=bundle.input.dtype,
             conditions=self.conditions,
@@ -130,7 +131,7 @@ class _Attempt:
 
 
 def _start_cold(attempt: _Attempt) -> None:
-    attempt.batch = random_input(attempt.side.bundle, attempt.config.batch)
+    attempt.batch = random_input(attempt.side.bundle, attempt.config.batches[0])
     cold = measure_cold_start(attempt.side.opener, attempt.batch, attempt.side.failures)
     attempt.figures |= {"load_ms": cold.load_ms, "first_ms": cold.first_ms, "peak_mib": cold.peak_mib}
 
@@ -138,22 +139,23 @@ def _start_cold(attempt: _Attempt) -> None:
 def _open_warm(attempt: _Attempt, stack: ExitStack) -> None:
     assert attempt.batch is not None
     attempt.runner = stack.enter_context(attempt.side.opener())
-    done = warm_up(attempt.runner, attempt.batch, attempt.limits)
+    attempt.run_once = attempt.runner.bind(attempt.batch)
+    done = warm_up(attempt.run_once, attempt.limits)
     attempt.figures |= {"warm_up_runs": done.runs, "warm_up_steady": done.steady}
 
 
 def _time(attempts: list[_Attempt], config: BenchConfig, progress: Callable[[str], None]) -> None:
     """Time all sides that are still in, in alternating rounds."""
     running = [attempt for attempt in attempts if attempt.reason is None]
-    jobs = [(attempt.runner, attempt.batch) for attempt in running if attempt.runner is not None and attempt.batch is not None]
+    jobs = [attempt.run_once for attempt in running if attempt.run_once is not None]
     if not jobs:
         return
-    for attempt, (samples_ms, rounds_ms) in zip(running, time_rounds(jobs, running[0].limits, progress), strict=True):
-        latency = latency_from_samples(samples_ms)
-        attempt.rounds_ms = rounds_ms
+    for attempt, timed in zip(running, time_rounds(jobs, running[0].limits, progress), strict=True):
+        latency = latency_from_samples(timed.samples_ms)
+        attempt.rounds_ms = timed.rounds_ms
         attempt.figures |= vars(latency) | {
-            "samples_ms": tuple(round(sample, 6) for sample in samples_ms),
-            "items_per_s": config.batch * 1e3 / latency.mean_ms,
+            "samples_ms": tuple(round(sample, 6) for sample in timed.samples_ms),
+            "items_per_s": config.batches[0] * 1e3 / latency.mean_ms,
         }
 
 
@@ -170,9 +172,7 @@ def _predict(attempt: _Attempt, dataset: Dataset, progress: Callable[[str], None
     attempt.figures |= {
         "data": found.data,
         "items": found.items,
-        "top1": found.top1,
-        "top1_low": found.top1_low,
-        "top1_high": found.top1_high,
+        "metrics": {"top1": Metric(found.top1, found.top1_low, found.top1_high)},
     }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .percentiles import runs_needed
 
-__all__ = ["FIGURES", "Figure", "busy_text", "text_from_ms"]
+__all__ = ["FIGURES", "Figure", "busy_text", "metric_of", "text_from_ms"]
 
 
 _BUSY = 0.5  # load per core
@@ -35,6 +35,12 @@ def busy_text(conditions: Mapping[str, Any]) -> str:
     return f"busy before the start (load {load:g} on {cores} cores), so latencies are likely too high; measure again when idle"
 
 
+def metric_of(row: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """Return an accuracy figure of a row with its interval, or None where it wasn't measured."""
+    found = (row.get("metrics") or {}).get(name)
+    return found if found is None or isinstance(found, Mapping) else asdict(found)
+
+
 def _number(key: str, form: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: form.format(row[key]) if row.get(key) is not None else ""
 
@@ -49,9 +55,8 @@ def _percentile(key: str, share: float) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _top1(row: Mapping[str, Any]) -> str:
-    if row.get("top1") is None:
-        return ""
-    return f"{row['top1']:.1%} ({row['top1_low']:.1%} to {row['top1_high']:.1%})"
+    found = metric_of(row, "top1")
+    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})" if found else ""
 
 
 def _speedup(row: Mapping[str, Any]) -> str:

@@ -17,17 +17,49 @@ if TYPE_CHECKING:
 
     from .conditions import Conditions
 
-__all__ = ["Measurement", "append_rows", "read_rows", "row_from_measurement"]
+__all__ = ["SCHEMA", "Measurement", "Metric", "append_rows", "read_rows", "row_from_measurement"]
+
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An accuracy figure, a share unless its name says otherwise, with its 95 % interval; None: no interval is known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One side of a benchmark. ``speedup`` is the other side's median over this one's, ``low`` and ``high`` its 10th and 90th
-    percentile over rounds; ``ideal_speedup`` is the ratio of FLOPs.
+    """One side of a benchmark at one batch size.
+
+    Args:
+        schema: Of the row; 1 had no providers, energy or metrics.
+        status: ok, failed, or invalid (measured under throttling); ``reason`` says why unless it is ok.
+        precision: Of the graph; ``computed_in`` is what the provider computes in.
+        provider_trials: What ``--provider auto`` tried, each with its name, median and why it was or wasn't taken.
+        copies: Whether a run holds the copies to and from a GPU; None: there are none.
+        intervals_ms: 95 % bootstrap intervals of the figures in milliseconds, by the name of the figure.
+        device_p50_ms: The median by the GPU's own clock, without copies.
+        jitter_ms: Mean absolute difference of one run to the next, in the order of time.
+        drift: How much slower the last third of the runs was than the first, as a share; ``drifted`` whether that is more than
+            noise.
+        overhead: The harness's own share of the median.
+        power_source: The sensor; None: energy was not measured, and ``power_reason`` says why.
+        idle_w: Before the first run; ``mean_w`` is over the timed runs.
+        energy_mj: Of an inference (a batch), above idle, in millijoules; ``energy_item_mj`` of an item.
+        throttled: What slowed the device down during the timed runs, each as a sentence.
+        unreadable: Items of the data that could not be read; they count in no metric.
+        predictions: The file with the outputs the metrics come from, beside the rows.
+        against: The other side; ``speedup`` is its median over this one's, ``low`` and ``high`` the 10th and 90th percentile
+            over rounds; ``ideal_speedup`` is the ratio of FLOPs.
+        scenario: Of MLPerf LoadGen, with its results; None for the harness's own rounds.
     """
 
     side: str
-    status: str  # ok, failed
+    status: str
     reason: str | None
     backend: str
     bundle: str
@@ -38,23 +70,51 @@ class Measurement:
     input_shape: tuple[int, ...]
     input_dtype: str
     conditions: Conditions
+    schema: int = SCHEMA
+    provider: str | None = None
+    computed_in: str | None = None
+    provider_options: dict[str, Any] = field(default_factory=dict)
+    provider_trials: tuple[dict[str, Any], ...] = ()
+    remarks: tuple[str, ...] = ()
+    engine_sha256: str | None = None
+    copies: bool | None = None
+    cuda_graph: bool | None = None
     warm_up_runs: int | None = None
     warm_up_steady: bool | None = None
     runs: int | None = None
     min_ms: float | None = None
     mean_ms: float | None = None
+    std_ms: float | None = None
     p50_ms: float | None = None
     p90_ms: float | None = None
+    p95_ms: float | None = None
     p99_ms: float | None = None
+    p999_ms: float | None = None
+    intervals_ms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    device_p50_ms: float | None = None
+    jitter_ms: float | None = None
+    drift: float | None = None
+    drifted: bool | None = None
+    overhead: float | None = None
     items_per_s: float | None = None
     load_ms: float | None = None
     first_ms: float | None = None
     peak_mib: float | None = None
+    power_source: str | None = None
+    power_reason: str | None = None
+    idle_w: float | None = None
+    mean_w: float | None = None
+    peak_w: float | None = None
+    energy_mj: float | None = None
+    energy_item_mj: float | None = None
+    max_temperature_c: float | None = None
+    clocks_mhz: dict[str, float] = field(default_factory=dict)
+    throttled: tuple[str, ...] = ()
     data: str | None = None
     items: int | None = None
-    top1: float | None = None
-    top1_low: float | None = None
-    top1_high: float | None = None
+    unreadable: int | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    predictions: str | None = None
     agreement: float | None = None
     against: str | None = None
     speedup: float | None = None
@@ -62,6 +122,8 @@ class Measurement:
     speedup_high: float | None = None
     ideal_speedup: float | None = None
     share_of_ideal: float | None = None
+    scenario: str | None = None
+    scenario_results: dict[str, Any] = field(default_factory=dict)
     samples_ms: tuple[float, ...] = field(default=(), repr=False)
 
 

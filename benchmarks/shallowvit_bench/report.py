@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bundles import BundleInfo, read_bundle
 from .errors import BenchError
-from .figures import FIGURES, busy_text
+from .figures import FIGURES, busy_text, metric_of
 from .measurement import read_rows
 from .report_charts import draw_accuracy, draw_distributions, draw_scores, series_colour
 
@@ -132,8 +132,8 @@ def _bundle_part(bundle: BundleInfo, rows: Sequence[_Row]) -> str:
     ]
     if row:
         tiles.append((f"{row['speedup']:.2f}x", f"faster than {row['against']}"))
-    if row and row.get("top1") is not None:
-        tiles.append((f"{row['top1']:.1%}", f"top-1 on {row['data']}"))
+    if row and (top1 := metric_of(row, "top1")):
+        tiles.append((f"{top1['value']:.1%}", f"top-1 on {row['data']}"))
     parts = [
         f"<h1>{escape(bundle.name)}</h1><p class=soft>{escape(source['architecture'])} from "
         f"<code>{escape(source['spec'])}</code>, weights {escape(source['weights_sha256'][:12])}</p><div class=tiles>",
@@ -195,8 +195,8 @@ def _measured_part(rows: Sequence[_Row], count: int) -> str:
         return "<h2>What it brought</h2><p class=soft>Not measured yet. Run <code>shallowvit bench</code> on the bundle.</p>"
     timed = [row for row in rows if row.get("samples_ms")]
     # sides with an accuracy first, so that a side has the same colour in both charts
-    timed.sort(key=lambda row: row.get("top1") is None)
-    scored = [row for row in timed if row.get("top1") is not None]
+    timed.sort(key=lambda row: metric_of(row, "top1") is None)
+    scored = [row for row in timed if metric_of(row, "top1")]
     parts = ["<h2>What it brought</h2>"]
     if scored:
         caption = "Top-1 with its 95 % interval over the median latency of a batch; up and left is better."

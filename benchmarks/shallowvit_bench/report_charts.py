@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .figures import text_from_ms
+from .figures import metric_of, text_from_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,18 +74,20 @@ def draw_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw top-1 with its interval over the median latency, one point per row."""
     latencies = [statistics.median(row["samples_ms"]) for row in rows]
     x = _x_axis(0, 1.15 * max(latencies))
-    low, high = min(row["top1_low"] for row in rows), max(row["top1_high"] for row in rows)
+    found = [metric_of(row, "top1") or {} for row in rows]
+    low, high = min(top1["low"] for top1 in found), max(top1["high"] for top1 in found)
     margin = max(0.02, 0.15 * (high - low))
     y = _y_axis(max(0.0, low - margin), min(1.0, high + margin))
     parts = _grid(x, y, "{:g} ms", "{:.0%}")
-    for index, (row, latency) in enumerate(zip(rows, latencies, strict=True)):
+    for index, (top1, latency) in enumerate(zip(found, latencies, strict=True)):
         colour, at = series_colour(index), x(latency)
-        parts.append(
-            f'<path d="M{at:.1f} {y(row["top1_low"]):.1f}V{y(row["top1_high"]):.1f}" stroke="{colour}" stroke-width="2"/>'
-        )
-        parts.append(f'<circle cx="{at:.1f}" cy="{y(row["top1"]):.1f}" r="6" fill="{colour}"/>')
+        ends = f"{y(top1['low']):.1f}V{y(top1['high']):.1f}"
+        parts.append(f'<path d="M{at:.1f} {ends}" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<circle cx="{at:.1f}" cy="{y(top1["value"]):.1f}" r="6" fill="{colour}"/>')
         anchor, shift = ("end", -11) if latency > 0.6 * x.high else ("start", 11)
-        parts.append(_text(at + shift, y(row["top1"]) + 4, f"{row['top1']:.1%} at {text_from_ms(latency)}", "value", anchor))
+        parts.append(
+            _text(at + shift, y(top1["value"]) + 4, f"{top1['value']:.1%} at {text_from_ms(latency)}", "value", anchor)
+        )
     return _svg(parts, "top-1 accuracy over median latency")
 
 

@@ -1,4 +1,4 @@
-"""Time runners in alternating rounds: warm up until steady, then A B B A ..., every raw sample kept in order.
+"""Time bound batches in alternating rounds: warm up until steady, then A B B A ..., every raw sample kept in order.
 
 A newcomer's trap: after the other side's round its threads still spin on the cores and its data fills the caches, so the first
 run of each round isn't timed.
@@ -6,19 +6,21 @@ run of each round isn't timed.
 
 from __future__ import annotations
 
+import gc
 import statistics
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
+    from .runners import Bound
 
-    from .runners import Runner
-
-__all__ = ["TimingLimits", "WarmUp", "time_rounds", "warm_up"]
+__all__ = ["Timed", "TimingLimits", "WarmUp", "own_overhead_ms", "time_rounds", "warm_up"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,28 @@ class WarmUp:
 
 
 @dataclass
-class _Clock:
+class Timed:
+    """What was taken of one side.
+
+    Args:
+        samples_ms: Every run, in the order of time.
+        rounds_ms: The median of each round.
+        device_ms: Every run by the device's own clock; empty where it has none.
+        windows: Start and end of each round's timed runs, seconds of ``time.perf_counter``.
+    """
+
     samples_ms: list[float] = field(default_factory=list)
-    rounds_ms: list[float] = field(default_factory=list)  # the median of each round
+    rounds_ms: list[float] = field(default_factory=list)
+    device_ms: list[float] = field(default_factory=list)
+    windows: list[tuple[float, float]] = field(default_factory=list)
 
 
-def warm_up(runner: Runner, batch: np.ndarray[Any, Any], limits: TimingLimits) -> WarmUp:
+def warm_up(run: Bound, limits: TimingLimits) -> WarmUp:
     """Run until the median of a window is within the tolerance of the window before it, or a limit is reached."""
     window = limits.warm_up_window
     samples: list[float] = []
     while len(samples) < limits.max_warm_up_runs and sum(samples) < limits.max_warm_up_seconds * 1e3:
-        samples.append(_timed_ms(runner, batch))
+        samples.append(_timed_ms(run))
         if len(samples) >= 2 * window:
             before, now = statistics.median(samples[-2 * window : -window]), statistics.median(samples[-window:])
             if abs(now - before) <= limits.warm_up_tolerance * before:
@@ -62,38 +75,82 @@ def warm_up(runner: Runner, batch: np.ndarray[Any, Any], limits: TimingLimits) -
     return WarmUp(len(samples), steady=False)
 
 
-def time_rounds(
-    jobs: Sequence[tuple[Runner, np.ndarray[Any, Any]]],
-    limits: TimingLimits,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[tuple[list[float], list[float]]]:
-    """Time each (runner, batch) in alternating rounds.
-
-    Returns:
-        For each job its samples in milliseconds, in order, and the median of each of its rounds.
-    """
-    clocks = [_Clock() for _ in jobs]
-    slowest_ms = max(_timed_ms(runner, batch) for runner, batch in jobs)
+def time_rounds(jobs: Sequence[Bound], limits: TimingLimits, progress: Callable[[str], None] = lambda _: None) -> list[Timed]:
+    """Time each bound batch in alternating rounds; return what was taken of each, in the order of ``jobs``."""
+    taken = [Timed() for _ in jobs]
+    slowest_ms = max(_timed_ms(run) for run in jobs)
     most = max(1, min(limits.round_runs, int(limits.round_seconds * 1e3 / slowest_ms)))
+    stamps = np.zeros((2, most), np.int64)
+    device = np.zeros(most, np.float64)
     turn = 0
-    while not any(_is_done(clock, limits) for clock in clocks):
-        order = list(zip(jobs, clocks, strict=True))
-        runs = min(most, limits.max_runs - len(clocks[0].samples_ms))
-        for (runner, batch), clock in order if turn % 2 == 0 else reversed(order):
-            runner.infer(batch)
-            taken = [_timed_ms(runner, batch) for _ in range(runs)]
-            clock.samples_ms += taken
-            clock.rounds_ms.append(statistics.median(taken))
+    while not any(_is_done(timed, limits) for timed in taken):
+        order = list(zip(jobs, taken, strict=True))
+        runs = min(most, limits.max_runs - len(taken[0].samples_ms))
+        for run, timed in order if turn % 2 == 0 else reversed(order):
+            run()
+            with _no_collection():
+                timed.windows.append(_time_round(run, stamps[:, :runs], device))
+            samples = (stamps[1, :runs] - stamps[0, :runs]) / 1e6
+            timed.samples_ms += samples.tolist()
+            timed.rounds_ms.append(float(np.median(samples)))
+            if run.device_ms is not None:
+                timed.device_ms += device[:runs].tolist()
         turn += 1
-        progress(f"{len(clocks[0].samples_ms)} of at most {limits.max_runs} runs a side")
-    return [(clock.samples_ms, clock.rounds_ms) for clock in clocks]
+        progress(f"{len(taken[0].samples_ms)} of at most {limits.max_runs} runs a side")
+    return taken
 
 
-def _is_done(clock: _Clock, limits: TimingLimits) -> bool:
-    return len(clock.samples_ms) >= limits.max_runs or sum(clock.samples_ms) >= limits.max_seconds * 1e3
+def own_overhead_ms(runs: int = 2000) -> float:
+    """Return the median that this module's loop measures of a run that does nothing, in milliseconds."""
+    stamps, device = np.zeros((2, runs), np.int64), np.zeros(runs, np.float64)
+    with _no_collection():
+        _time_round(_Nothing(), stamps, device)
+    return float(np.median(stamps[1] - stamps[0])) / 1e6
 
 
-def _timed_ms(runner: Runner, batch: np.ndarray[Any, Any]) -> float:
+class _Nothing:
+    """A bound batch that does nothing."""
+
+    device_ms = None
+
+    def __call__(self) -> None:
+        return
+
+    def output(self) -> np.ndarray[Any, Any]:
+        return np.zeros(0)
+
+
+def _time_round(run: Bound, stamps: np.ndarray[Any, Any], device: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Fill in the start and end of each run in nanoseconds; nothing of ours is allocated that outlives a run."""
+    clock, (starts, ends) = perf_counter_ns, stamps
+    by_device = run.device_ms is not None
+    begun = perf_counter()
+    for index in range(len(starts)):
+        starts[index] = clock()
+        run()
+        ends[index] = clock()
+        if by_device:
+            device[index] = run.device_ms or 0.0
+    return begun, perf_counter()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running within a timed run."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _is_done(timed: Timed, limits: TimingLimits) -> bool:
+    return len(timed.samples_ms) >= limits.max_runs or sum(timed.samples_ms) >= limits.max_seconds * 1e3
+
+
+def _timed_ms(run: Bound) -> float:
     start = perf_counter_ns()
-    runner.infer(batch)
+    run()
     return (perf_counter_ns() - start) / 1e6

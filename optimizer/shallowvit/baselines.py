@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shallowvit_bench.compare import Side
 from shallowvit_bench.errors import BenchError
+from shallowvit_bench.runners import RunnerFacts
 
 from .errors import ShallowvitError
 
@@ -20,17 +21,33 @@ if TYPE_CHECKING:
     import torch
 
     from shallowvit_bench.bundles import BundleInfo
-    from shallowvit_bench.runners import Runner
+    from shallowvit_bench.runners import Bound, Runner
 
 __all__ = ["open_torch", "side_from_source"]
+
+
+class _BoundModule:
+    """A batch that the module takes where it lies."""
+
+    device_ms = None
+
+    def __init__(self, runner: _TorchRunner, batch: np.ndarray[Any, Any]) -> None:
+        self._runner, self._batch = runner, batch
+        self._output: np.ndarray[Any, Any] | None = None
+
+    def __call__(self) -> None:
+        self._output = self._runner.infer(self._batch)
+
+    def output(self) -> np.ndarray[Any, Any]:
+        assert self._output is not None
+        return self._output
 
 
 class _TorchRunner:
     """A module on the CPU, in inference mode."""
 
-    name = "torch"
-
     def __init__(self, module: torch.nn.Module) -> None:
+        self.facts = RunnerFacts("torch", "torch", "fp32")
         self._module: torch.nn.Module | None = module
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -40,6 +57,9 @@ class _TorchRunner:
         with torch.inference_mode():
             output: np.ndarray[Any, Any] = self._module(torch.from_numpy(batch)).numpy()
         return output
+
+    def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
+        return _BoundModule(self, batch)
 
     def close(self) -> None:
         self._module = None

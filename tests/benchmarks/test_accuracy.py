@@ -7,7 +7,7 @@ from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.preprocessing import input_from_frames
-from shallowvit_bench.runners import open_onnxruntime
+from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def labelled(bundle, tmp_path):
     """25 clips labelled with the bundle's own predictions, but 5 of them wrongly."""
     info = read_bundle(bundle)
     frames = np.random.default_rng(0).integers(0, 256, (25, 8, 16, 16, 3), np.uint8)
-    with open_onnxruntime(info.model_path, 1) as runner:
+    with open_onnxruntime(info.model_path, RunnerOptions(threads=1)) as runner:
         labels = runner.infer(input_from_frames(frames, info)).argmax(axis=1)
     labels[:5] = (labels[:5] + 1) % 40
     np.savez(tmp_path / "clips.npz", frames=frames, labels=labels)
@@ -25,7 +25,7 @@ def labelled(bundle, tmp_path):
 @pytest.mark.parametrize("batch", [1, 8, 100])
 def test_measure_accuracy_counts_right_predictions_at_any_batch(labelled, batch):
     info, dataset = labelled
-    with open_onnxruntime(info.model_path, 1) as runner:
+    with open_onnxruntime(info.model_path, RunnerOptions(threads=1)) as runner:
         accuracy = measure_accuracy(runner, info, dataset, batch)
     assert (accuracy.items, accuracy.top1) == (25, 0.8)
     assert accuracy.top1_low < 0.8 < accuracy.top1_high
@@ -36,7 +36,7 @@ def test_agreement_is_the_share_of_same_predictions(labelled, tmp_path):
     other = read_bundle(write_bundle(tmp_path / "other", seed=1))
     results = []
     for side in (info, other):
-        with open_onnxruntime(side.model_path, 1) as runner:
+        with open_onnxruntime(side.model_path, RunnerOptions(threads=1)) as runner:
             results.append(measure_accuracy(runner, side, dataset))
     same = np.mean(np.array(results[0].predictions) == np.array(results[1].predictions))
     assert agreement(*results).agreement == same

@@ -15,9 +15,9 @@ from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.measurement import append_rows, read_rows, row_from_measurement
 from shallowvit_bench.plot import draw_latencies
-from shallowvit_bench.runners import open_onnxruntime
+from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
 
-QUICK = BenchConfig(batch=2, max_runs=20, threads=1)
+QUICK = BenchConfig(batches=(2,), max_runs=20, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_bench_gives_the_first_side_the_ratio_of_medians(measured):
 
 def test_bench_measures_accuracy_and_agreement(measured):
     assert (measured[0].data, measured[0].items) == ("clips.npz", 40)
-    assert measured[0].top1 == pytest.approx(1 / 40)  # all clips are alike and each has another label
+    assert measured[0].metrics["top1"].value == pytest.approx(1 / 40)  # all clips are alike and each has another label
     assert measured[0].agreement in (0.0, 1.0)
 
 
@@ -69,7 +69,7 @@ def test_bench_makes_a_row_of_a_failed_side_and_measures_the_other(bundle, tmp_p
     assert (results[0].runs, results[0].speedup, results[1].runs) == (20, None, None)
 
 
-@pytest.mark.parametrize("name", ["batch", "max_runs", "max_seconds", "threads", "accuracy_batch"])
+@pytest.mark.parametrize("name", ["max_runs", "max_seconds", "threads", "accuracy_batch"])
 def test_bench_config_rejects_zero(name):
     with pytest.raises(BenchError, match=rf"bench: {name} is 0; it must be above 0"):
         BenchConfig(**{name: 0})
@@ -126,7 +126,7 @@ def test_measure_cold_start_says_when_the_process_died():
 
 def test_measure_cold_start_passes_on_why_loading_failed(tmp_path):
     with pytest.raises(BenchError, match=r"open_onnxruntime: no file"):
-        measure_cold_start(partial(open_onnxruntime, tmp_path / "gone.onnx", 1), np.zeros(1))
+        measure_cold_start(partial(open_onnxruntime, tmp_path / "gone.onnx", RunnerOptions()), np.zeros(1))
 
 
 def test_peak_mib_reads_the_high_water_mark(tmp_path):

@@ -145,7 +145,7 @@ def test_draw_distributions_takes_any_spread(samples):
 
 
 def test_draw_accuracy_takes_perfect_scores():
-    row = {"samples_ms": [1.0], "top1": 1.0, "top1_low": 1.0, "top1_high": 1.0}
+    row = {"samples_ms": [1.0], "metrics": {"top1": {"value": 1.0, "low": 1.0, "high": 1.0}}}
     assert "100.0% at 1 ms" in draw_accuracy([row])
 
 

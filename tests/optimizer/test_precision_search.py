@@ -80,10 +80,10 @@ def test_search_precision_measures_what_runs_and_says_why_the_rest_does_not(expo
         assert trial.ratio_low <= trial.ratio_high
         assert trial.ratio == pytest.approx(trials["fp32"].median_ms / trial.median_ms)
         assert trial.bytes == (tmp_path / trial.file).stat().st_size
-        assert (trial.check.items, trial.check.computed_by) == (30, "onnxruntime")
+        assert (trial.check.items, trial.check.computed_by) == (30, "cpu")
     assert trials["fp32"].check.top1_agreement == 1
     assert trials["int4-on-fp32"].check.relative_error > trials["int8-minmax-on-fp32"].check.relative_error > 0
-    assert (found.runs, found.batch, found.backend) == (12, 1, "onnxruntime")
+    assert (found.runs, found.batch, found.backend) == (12, 1, "cpu")
     assert sorted(export.made) == ["bf16", "fp32"]  # once each
 
 
@@ -163,7 +163,7 @@ def test_candidates_stand_from_the_most_exact_on_and_have_names_of_their_own():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "cuda"}, "unknown backend 'cuda'; this machine offers onnxruntime"),
+        ({"backend": "cuda"}, "unknown backend 'cuda'; this machine offers cpu"),
         ({"max_drop": 1.5}, "--max-accuracy-drop 1.5 isn't a share from 0 to 1"),
     ],
 )

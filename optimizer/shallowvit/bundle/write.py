@@ -201,9 +201,9 @@ def _accuracy(folder: Path, data: str) -> Metrics:
     from shallowvit_bench.accuracy import measure_accuracy
     from shallowvit_bench.bundles import read_bundle
     from shallowvit_bench.datasets import open_dataset
-    from shallowvit_bench.runners import open_onnxruntime
+    from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
 
     info = read_bundle(folder)
-    with open_onnxruntime(info.model_path, None) as runner:
+    with open_onnxruntime(info.model_path, RunnerOptions()) as runner:
         measured = measure_accuracy(runner, info, open_dataset(data, info))
     return Metrics(top1=measured.top1, top1_interval=(measured.top1_low, measured.top1_high), items=measured.items)

@@ -32,7 +32,7 @@ def bench(
     data: Annotated[
         str | None, typer.Option(help="'demo', a .npz, or a folder of .npz files or of class folders of images.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Items per inference.")] = _DEFAULTS.batch,
+    batch: Annotated[int, typer.Option(help="Items per inference.")] = _DEFAULTS.batches[0],
     max_runs: Annotated[int, typer.Option(help="Timed runs a side at most.")] = _DEFAULTS.max_runs,
     max_seconds: Annotated[float, typer.Option(help="Timed seconds a side at most.")] = _DEFAULTS.max_seconds,
     threads: Annotated[int | None, typer.Option(help="Threads of each side.  [default: all usable cores]")] = None,
@@ -58,7 +58,7 @@ def bench(
     from shallowvit_bench.plot import draw_latencies
 
     cores = usable_cores() if threads is None else threads
-    config = BenchConfig(batch=batch, max_runs=max_runs, max_seconds=max_seconds, threads=cores)
+    config = BenchConfig(batches=(batch,), max_runs=max_runs, max_seconds=max_seconds, threads=cores)
     sides = [side_from_bundle(ours, config.threads)]
     if other is not None:
         sides.append(side_from_bundle(other, config.threads))

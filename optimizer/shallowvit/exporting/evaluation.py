@@ -16,7 +16,7 @@ from shallowvit_bench.accuracy import wilson_interval
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.preprocessing import input_from_frames
-from shallowvit_bench.runners import open_onnxruntime
+from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
 
 from ..errors import ParityError, ShallowvitError
 from .bf16 import emulated_bf16
@@ -101,7 +101,7 @@ def outputs_of(path: Path, base: str, items: EvaluationItems, threads: int | Non
 
     computed_by = f"onnxruntime {onnxruntime.__version__} CPU"
     if base != "bf16":
-        with open_onnxruntime(path, threads) as runner:
+        with open_onnxruntime(path, RunnerOptions(threads=threads)) as runner:
             return np.concatenate([runner.infer(batch) for batch in items.batches()]), computed_by
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -16,7 +16,7 @@ import numpy as np
 
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.preprocessing import random_input
-from shallowvit_bench.runners import RUNNERS
+from shallowvit_bench.runners import RUNNERS, RunnerOptions
 from shallowvit_bench.timing import TimingLimits, time_rounds, warm_up
 
 from ..errors import ShallowvitError
@@ -97,7 +97,7 @@ class SearchConfig:
     data: str
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     max_drop: float = MAX_ACCURACY_DROP
-    backend: str = "onnxruntime"
+    backend: str = "cpu"
     threads: int | None = None
     batch: int = 1
     limits: TimingLimits = field(default_factory=lambda: TimingLimits(max_runs=200, max_seconds=10.0))
@@ -223,7 +223,7 @@ class _Try:
             self.path = out
         try:
             loaded = self.config.build(self.path) if self.config.build else self.path
-            self.runner = stack.enter_context(RUNNERS[self.config.backend](loaded, self.config.threads))
+            self.runner = stack.enter_context(RUNNERS[self.config.backend](loaded, RunnerOptions(threads=self.config.threads)))
         except (BenchError, ShallowvitError) as err:
             self.end(TrialStatus.UNSUPPORTED, self._without_folder(err))
 
@@ -297,12 +297,12 @@ class _Try:
 
 def _time(fit: list[_Try], batch: np.ndarray[Any, Any], config: SearchConfig, progress: Callable[[str], None]) -> int:
     """Time all that are still in, in alternating rounds; return the runs of each."""
-    jobs = [(one.runner, batch) for one in fit if one.runner is not None]
+    jobs = [one.runner.bind(batch) for one in fit if one.runner is not None]
     progress(f"timing {len(jobs)} candidates in alternation")
-    for runner, _ in jobs:
-        warm_up(runner, batch, config.limits)
-    for one, (samples_ms, rounds_ms) in zip(fit, time_rounds(jobs, config.limits, progress), strict=True):
-        one.samples_ms, one.rounds_ms = samples_ms, rounds_ms
+    for run in jobs:
+        warm_up(run, config.limits)
+    for one, timed in zip(fit, time_rounds(jobs, config.limits, progress), strict=True):
+        one.samples_ms, one.rounds_ms = timed.samples_ms, timed.rounds_ms
     return len(fit[0].samples_ms)
 
 
