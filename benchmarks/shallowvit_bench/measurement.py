@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from .conditions import Conditions
 from .errors import BenchError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from .conditions import Conditions
-
-__all__ = ["SCHEMA", "Measurement", "Metric", "append_rows", "read_rows", "row_from_measurement"]
+__all__ = ["SCHEMA", "Measurement", "Metric", "append_rows", "measurement_from_row", "read_rows", "row_from_measurement"]
 
 SCHEMA = 2
 
@@ -36,6 +36,7 @@ class Measurement:
     """One side of a benchmark at one batch size.
 
     Args:
+        id: Of the measurement; a later row with the same one replaces it.
         schema: Of the row; 1 had no providers, energy or metrics.
         status: ok, failed, or invalid (measured under throttling); ``reason`` says why unless it is ok.
         precision: Of the graph; ``computed_in`` is what the provider computes in.
@@ -70,6 +71,7 @@ class Measurement:
     input_shape: tuple[int, ...]
     input_dtype: str
     conditions: Conditions
+    id: str = ""
     schema: int = SCHEMA
     provider: str | None = None
     computed_in: str | None = None
@@ -135,44 +137,95 @@ def row_from_measurement(measurement: Measurement, *, samples: bool = True) -> d
     return row
 
 
-def append_rows(path: Path, measurements: tuple[Measurement, ...]) -> None:
-    """Append one line per measurement and wait until the disk has them.
+def measurement_from_row(row: Mapping[str, Any]) -> Measurement:
+    """Return the record of a row that ``read_rows`` gave; what this version doesn't know is left out."""
+    known = {entry.name for entry in fields(Measurement)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in known}
+    conditions = {entry.name: row["conditions"].get(entry.name) for entry in fields(Conditions)}
+    values["conditions"] = Conditions(**conditions)
+    values["metrics"] = {name: Metric(**metric) for name, metric in row.get("metrics", {}).items()}
+    values["intervals_ms"] = {name: tuple(ends) for name, ends in row.get("intervals_ms", {}).items()}
+    return Measurement(**values)
+
+
+def append_rows(path: Path, measurements: Iterable[Measurement]) -> None:
+    """Append one line per measurement and wait until the disk has them; a line that a crash cut off is removed first.
 
     Raises:
         BenchError: the file can't be written.
     """
-    lines = [json.dumps(row_from_measurement(measurement), separators=(",", ":")) for measurement in measurements]
+    rows = map(row_from_measurement, measurements)
+    lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("a+b") as file:
+            whole, ending = _end_of_rows(file)
+            file.truncate(whole)
+            try:
+                file.write(ending + lines)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)  # a full disk takes part of a line
+                raise
     except OSError as err:
-        raise BenchError(f"append_rows: could not write {path} ({err.strerror}); choose another --rows") from err
+        raise BenchError(f"append_rows: could not write {path} ({err.strerror}); make room or choose another --rows") from err
+
+
+def _end_of_rows(file: BinaryIO) -> tuple[int, bytes]:
+    """Where the last whole row of a file ends, and what must be written behind it first."""
+    end = file.seek(0, os.SEEK_END)
+    tail = b""
+    while end > 0 and b"\n" not in tail:
+        start = max(0, end - 65536)
+        file.seek(start)
+        tail, end = file.read(end - start) + tail, start
+    rest = tail[tail.rfind(b"\n") + 1 :]
+    size = file.seek(0, os.SEEK_END)
+    try:
+        json.loads(rest)
+    except ValueError:
+        return size - len(rest), b""
+    return size, b"\n"  # whole but for its line's end
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the rows that ``append_rows`` wrote.
+    """Read the rows of a file, those of older versions brought to this one's form.
+
+    Of rows with the same ``id`` the last stands for all: a measurement is written when it is timed, and again with its
+    accuracy. A last line that a crash cut off is left out.
 
     Raises:
         BenchError: the file is missing, empty, or a line isn't a row.
     """
     if not path.is_file():
         raise BenchError(f"read_rows: no file {path}; write one with: shallowvit bench BUNDLE --rows {path}")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    rows: dict[object, dict[str, Any]] = {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as err:
+            if number == len(lines) and not text.endswith("\n"):
+                break
             raise BenchError(f"read_rows: line {number} of {path} is not JSON ({err}); remove it") from err
         missing = {"side", "status", "model_sha256", "batch", "conditions"} - set(row if isinstance(row, dict) else ())
         if missing:
             raise BenchError(
                 f"read_rows: line {number} of {path} is no row of shallowvit bench: it lacks {', '.join(sorted(missing))}"
             )
-        rows.append(row)
+        rows[row.get("id") or number] = _upgraded(row)
     if not rows:
         raise BenchError(f"read_rows: {path} holds no rows")
-    return rows
+    return list(rows.values())
+
+
+def _upgraded(row: dict[str, Any]) -> dict[str, Any]:
+    """A row in this version's form."""
+    if row.get("schema", 1) >= SCHEMA:
+        return row
+    top1 = {"value": row.pop("top1", None), "low": row.pop("top1_low", None), "high": row.pop("top1_high", None)}
+    provider = "cpu" if row.get("backend") == "onnxruntime" else row.get("backend")
+    return row | {"schema": SCHEMA, "provider": provider, "metrics": {} if top1["value"] is None else {"top1": top1}}

@@ -94,7 +94,7 @@ def test_append_rows_says_when_it_cannot_write(measured, tmp_path):
     [
         ("", "holds no rows"),
         ("{}", "line 1 of .* is no row of shallowvit bench: it lacks batch"),
-        ("{", "line 1 of .* is not JSON"),
+        ("{\n", "line 1 of .* is not JSON"),
     ],
 )
 def test_read_rows_names_the_line(tmp_path, text, message):

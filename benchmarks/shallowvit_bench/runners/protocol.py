@@ -72,7 +72,8 @@ class Bound(Protocol):
     def device_ms(self) -> float | None:
         """Milliseconds of the last run by the device's own clock."""
 
-    def __call__(self) -> None: ...
+    def __call__(self) -> None:
+        """Run once."""
 
     def output(self) -> np.ndarray[Any, Any]:
         """Return the first output of the last run; the next run overwrites it."""
