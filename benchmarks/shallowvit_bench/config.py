@@ -26,6 +26,9 @@ class BenchConfig:
         cuda_graph: Whether a GPU's run is captured once and replayed.
         power: Whether power, clocks and heat are sampled.
         idle_seconds: How long the idle power is taken for, before the first run.
+        energy_seconds: How long each side runs while its power is sampled, at least.
+        scenario: Of MLPerf LoadGen, run after the harness's own rounds; None: none.
+        scenario_seconds: How long, at least; a submission takes 600.
         accuracy_batch: Items per inference when accuracy is measured.
     """
 
@@ -38,10 +41,21 @@ class BenchConfig:
     cuda_graph: bool = True
     power: bool = True
     idle_seconds: float = 3.0
+    energy_seconds: float = 12.0
+    scenario: str | None = None
+    scenario_seconds: float = 600.0
     accuracy_batch: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("max_runs", "max_seconds", "threads", "accuracy_batch", "idle_seconds"):
+        for name in (
+            "max_runs",
+            "max_seconds",
+            "threads",
+            "accuracy_batch",
+            "idle_seconds",
+            "energy_seconds",
+            "scenario_seconds",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise BenchError(f"bench: {name} is {value}; it must be above 0")

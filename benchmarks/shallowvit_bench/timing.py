@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .runners import Bound
 
-__all__ = ["Timed", "TimingLimits", "WarmUp", "own_overhead_ms", "time_rounds", "warm_up"]
+__all__ = ["Repeated", "Timed", "TimingLimits", "WarmUp", "own_overhead_ms", "repeat_in_windows", "time_rounds", "warm_up"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,26 @@ class Timed:
     Args:
         samples_ms: Every run, in the order of time.
         rounds_ms: The median of each round.
+        round_runs: How many runs each round has.
         device_ms: Every run by the device's own clock; empty where it has none.
         windows: Start and end of each round's timed runs, seconds of ``time.perf_counter``.
     """
 
     samples_ms: list[float] = field(default_factory=list)
     rounds_ms: list[float] = field(default_factory=list)
+    round_runs: list[int] = field(default_factory=list)
     device_ms: list[float] = field(default_factory=list)
     windows: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass
+class Repeated:
+    """What a side did while its power was sampled: start and end of each window in seconds of ``time.perf_counter``, and runs
+    in all of them.
+    """
+
+    windows: list[tuple[float, float]] = field(default_factory=list)
+    runs: int = 0
 
 
 def warm_up(run: Bound, limits: TimingLimits) -> WarmUp:
@@ -93,11 +105,34 @@ def time_rounds(jobs: Sequence[Bound], limits: TimingLimits, progress: Callable[
             samples = (stamps[1, :runs] - stamps[0, :runs]) / 1e6
             timed.samples_ms += samples.tolist()
             timed.rounds_ms.append(float(np.median(samples)))
+            timed.round_runs.append(runs)
             if run.device_ms is not None:
                 timed.device_ms += device[:runs].tolist()
         turn += 1
         progress(f"{len(taken[0].samples_ms)} of at most {limits.max_runs} runs a side")
     return taken
+
+
+def repeat_in_windows(
+    jobs: Sequence[Bound], window_s: float, count: int, progress: Callable[[str], None] = lambda _: None
+) -> list[Repeated]:
+    """Run each bound batch again and again in ``count`` alternating windows of at least ``window_s`` seconds.
+
+    Latency is timed in rounds too short for a power sensor; here runs follow each other for as long as the sensor needs.
+    """
+    done = [Repeated() for _ in jobs]
+    for turn in range(count):
+        order = list(zip(jobs, done, strict=True))
+        for run, repeated in order if turn % 2 == 0 else reversed(order):
+            run()
+            begun = now = perf_counter()
+            while now < begun + window_s:
+                run()
+                repeated.runs += 1
+                now = perf_counter()
+            repeated.windows.append((begun, now))
+        progress(f"power: {turn + 1} of {count} windows a side")
+    return done
 
 
 def own_overhead_ms(runs: int = 2000) -> float:

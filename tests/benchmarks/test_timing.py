@@ -1,4 +1,4 @@
-from shallowvit_bench.timing import TimingLimits, time_rounds, warm_up
+from shallowvit_bench.timing import TimingLimits, own_overhead_ms, repeat_in_windows, time_rounds, warm_up
 
 
 class Recorder:
@@ -46,3 +46,26 @@ def test_warm_up_is_bounded_when_it_never_gets_steady():
 def test_warm_up_stops_once_steady():
     result = warm_up(Recorder("a", []), TimingLimits(warm_up_tolerance=1e9))
     assert (result.runs, result.steady) == (14, True)
+
+
+def test_repeat_in_windows_alternates_windows_and_counts_runs():
+    calls = []
+    jobs = [Recorder("a", calls), Recorder("b", calls)]
+    first, second = repeat_in_windows(jobs, 1e-9, 2)
+    assert "".join(calls) == "aa" + "bb" + "bb" + "aa"  # the first of each window isn't counted
+    assert (first.runs, second.runs) == (2, 2)
+    assert first.windows[0][1] <= second.windows[0][0] <= second.windows[1][0] <= first.windows[1][0]
+
+
+def test_time_rounds_keeps_the_devices_own_clock():
+    class OnDevice(Recorder):
+        device_ms = 0.25
+
+    (timed,) = time_rounds([OnDevice("a", [])], TimingLimits(max_runs=3, round_runs=2))
+    assert timed.device_ms == [0.25] * 3
+    assert timed.round_runs == [2, 1]
+    assert len(timed.windows) == 2
+
+
+def test_own_overhead_ms_is_that_of_a_clock_not_of_a_model():
+    assert 0 < own_overhead_ms(50) < 0.1
