@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from shallowvit import ShallowvitError
 from shallowvit.cli.main import COMMANDS, main
 from shallowvit.engines.abilities import answer_for_target
-from shallowvit.engines.board import board_findings, read_board
+from shallowvit.engines.board import board_findings
 from shallowvit.engines.doctor import Status, _load, _loaded, diagnose
 from shallowvit.engines.findings import missing, ok
-from shallowvit.engines.probes import (
+from shallowvit.engines.targets import Kind, all_targets, find_target
+from shallowvit_bench.boards import detect_jetson, read_board
+from shallowvit_bench.probes import (
     GpuInfo,
     Output,
-    detect_jetson,
     parse_gpus,
     parse_jetson_clocks,
     parse_l4t_package,
@@ -26,7 +27,6 @@ from shallowvit.engines.probes import (
     parse_power_modes,
     run_command,
 )
-from shallowvit.engines.targets import Kind, all_targets, find_target
 
 from .boards import (
     BOARDS,

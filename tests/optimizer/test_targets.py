@@ -6,7 +6,6 @@ import pytest
 
 from shallowvit import ShallowvitError
 from shallowvit.cli.main import COMMANDS, main
-from shallowvit.engines.jetpack import version_tuple
 from shallowvit.engines.target_traps import build_steps, dla_refusal, traps_of
 from shallowvit.engines.targets import (
     JETPACKS,
@@ -29,6 +28,7 @@ from shallowvit.engines.targets import (
     targets_table,
     tensorrt_of,
 )
+from shallowvit_bench.jetpack import version_tuple
 
 JETSONS = [target for target in all_targets() if target.kind is Kind.JETSON]
 OTHERS = [target for target in all_targets() if target.kind is not Kind.JETSON]

@@ -20,9 +20,10 @@ from .targets import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .board import Board
+    from shallowvit_bench.boards import Board
+    from shallowvit_bench.probes import GpuInfo
+
     from .findings import Finding
-    from .probes import GpuInfo
     from .target_records import Target
 
 __all__ = ["Answer", "TargetAnswer", "answer_for_target"]

@@ -15,10 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from shallowvit_bench.boards import Board, read_board
+from shallowvit_bench.probes import GPU_QUERY, GpuInfo, Output, Runner, memory_gib, parse_gpus, read_text, run_command
+
 from .abilities import TargetAnswer, answer_for_target
-from .board import Board, board_findings, read_board
+from .board import board_findings
 from .findings import Finding, Status, missing, ok, unknown
-from .probes import GPU_QUERY, GpuInfo, Output, Runner, memory_gib, parse_gpus, read_text, run_command
 from .targets import find_target
 
 __all__ = ["Diagnosis", "Finding", "Status", "TargetAnswer", "diagnose"]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shallowvit_bench.jetpack import version_tuple
+
 from ..errors import ShallowvitError
-from .jetpack import version_tuple
 from .records import Flavour
 from .targets import (
     RTX_COMPUTE_CAPABILITIES,
@@ -146,7 +147,7 @@ def check_typing(target: Target, jetpack: str | None) -> None:
 
 
 def _check_board(target: Target, root: Path) -> None:
-    from .probes import detect_jetson
+    from shallowvit_bench.boards import detect_jetson
 
     found = detect_jetson(root)
     if found is None or not same_board(find_target(found), target):

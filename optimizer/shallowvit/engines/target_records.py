@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .jetpack import JETPACKS
+from shallowvit_bench.boards import PART_NUMBERS
+from shallowvit_bench.jetpack import JETPACKS
 
 __all__ = ["UNKNOWN", "Figure", "Kind", "PowerMode", "Provenance", "Target"]
 
@@ -66,7 +67,6 @@ class Target:
         bandwidth: Of that memory, GB/s.
         peaks: Dense rates by precision in 10^12 operations a second. ``fp16`` accumulates in fp32, ``fp16-accumulate`` in fp16.
         family: Of a Jetson, the family of modules that a JetPack release names.
-        modules: Part numbers, as ``/proc/device-tree/compatible`` has them.
         dla: Number of deep learning accelerators; None where their number was not read.
         board_w: Power limit of the board in watts.
         since: The first JetPack with this configuration of the board.
@@ -80,7 +80,6 @@ class Target:
     bandwidth: Figure
     peaks: tuple[tuple[str, Figure], ...] = ()
     family: str = ""
-    modules: tuple[str, ...] = ()
     dla: int | None = 0
     dla_note: str = ""
     power_modes: tuple[PowerMode, ...] = ()
@@ -104,6 +103,11 @@ class Target:
     def compute_capability(self) -> str:
         """As NVIDIA writes it: 8.7."""
         return f"{self.sm // 10}.{self.sm % 10}"
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Part numbers of a Jetson, as ``/proc/device-tree/compatible`` has them."""
+        return PART_NUMBERS.get(self.key.removesuffix("-super"), ())
 
     @property
     def jetpacks(self) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 
+from shallowvit_bench.jetpack import JETPACKS, JetPack, jetpack_from_l4t, version_tuple
+
 from ..errors import ShallowvitError
 from .devices import DEVICES
-from .jetpack import JETPACKS, JetPack, find_jetpack, jetpack_from_l4t, version_tuple
 from .target_records import UNKNOWN, Figure, Kind, PowerMode, Provenance, Target
 
 __all__ = [
@@ -77,6 +78,19 @@ def find_target(key: str) -> Target:
     near = [name for name in keys if wanted and wanted in name] or difflib.get_close_matches(wanted, keys, n=4, cutoff=0.5)
     meant = f" Near ones: {', '.join(near)}." if near else ""
     raise ShallowvitError(f"targets: no target {key!r} among the {len(keys)} known.{meant} List all with: shallowvit targets")
+
+
+def find_jetpack(version: str) -> JetPack:
+    """Return the JetPack release of that version.
+
+    Raises:
+        ShallowvitError: no such release in the table.
+    """
+    for release in JETPACKS:
+        if release.version == version.strip().lower():
+            return release
+    known = ", ".join(release.version for release in JETPACKS)
+    raise ShallowvitError(f"targets: no JetPack {version!r} in the table; choose from {known}")
 
 
 def same_board(one: Target, other: Target) -> bool:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ShallowvitError
-
-__all__ = ["JETPACKS", "JetPack", "find_jetpack", "jetpack_from_l4t", "version_tuple"]
+__all__ = ["JETPACKS", "JetPack", "jetpack_from_l4t", "version_tuple"]
 
 
 @dataclass(frozen=True)
 class JetPack:
-    """One release. ``boards`` are families of modules (``Target.family``), ``python`` is the default of its Ubuntu.
+    """One release. ``boards`` are families of modules (agx-orin), ``python`` is the default of its Ubuntu.
 
     ``tensorrt`` and ``cuda`` are versions as far as they were read: ``10.3`` may be ``10.3.0`` of any build.
     """
@@ -73,19 +71,6 @@ JETPACKS = (
         "and later; TensorRT 11.4.1 is the first 11.x for a Jetson, from the Linux SBSA package; L4T and CUDA not read",
     ),
 )
-
-
-def find_jetpack(version: str) -> JetPack:
-    """Return the JetPack release of that version.
-
-    Raises:
-        ShallowvitError: no such release in the table.
-    """
-    for release in JETPACKS:
-        if release.version == version.strip().lower():
-            return release
-    known = ", ".join(release.version for release in JETPACKS)
-    raise ShallowvitError(f"targets: no JetPack {version!r} in the table; choose from {known}")
 
 
 def jetpack_from_l4t(l4t: str) -> JetPack | None:

@@ -1,7 +1,7 @@
-"""Ask a machine what it is: read its files and run its tools, and parse what they print.
+"""Read files of a machine and run its tools, and parse what they print.
 
 Every function takes the root of the file system or the text itself, so captured text of boards tests it. A newcomer's trap:
-carrier boards rewrite the name of a Jetson, so a board is found by a part of its name and its variant by its memory.
+a tool that isn't there, one that refuses and one that hangs are three answers, and none of them is an error here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .devices import DEVICES
-
 __all__ = [
+    "GPU_QUERY",
     "GpuInfo",
     "JetsonClocks",
     "Output",
     "Runner",
-    "board_model",
-    "detect_jetson",
     "memory_gib",
     "parse_gpus",
     "parse_jetson_clocks",
@@ -76,61 +73,6 @@ def memory_gib(root: Path = Path("/"), field: str = "MemTotal") -> float | None:
     """Return a field of ``/proc/meminfo`` in GiB, or None."""
     found = re.search(rf"^{field}:\s+(\d{{1,15}}) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     return int(found[1]) / 2**20 if found else None
-
-
-def board_model(root: Path = Path("/")) -> str | None:
-    """Return the name in the device tree, as the maker of the carrier board wrote it, or None."""
-    return read_text(root / "proc/device-tree/model")
-
-
-# Part of the board's name in lower case -> (GiB that the system shows at least, key), the largest first. Names that hold
-# another's come before it.
-_MODELS: tuple[tuple[str, tuple[tuple[float, str], ...]], ...] = (
-    ("thor", ((96, "jetson-thor-t5000"), (0, "jetson-thor-t4000"))),
-    ("agx orin", ((56, "jetson-agx-orin-64gb"), (28, "jetson-agx-orin-32gb"))),
-    ("orin nx", ((14, "jetson-orin-nx-16gb"), (0, "jetson-orin-nx-8gb"))),
-    ("orin nano", ((7, "jetson-orin-nano-8gb"), (0, "jetson-orin-nano-4gb"))),
-    ("xavier nx", ((14, "jetson-xavier-nx-16gb"), (0, "jetson-xavier-nx-8gb"))),
-    # of the boards below no thresholds were read: the least that was sold and holds what the system shows
-    ("agx xavier", ((32, "jetson-agx-xavier-64gb"), (16, "jetson-agx-xavier-32gb"), (0, "jetson-agx-xavier-16gb"))),
-    ("tx2 nx", ((0, "jetson-tx2-nx"),)),
-    ("tx2", ((4, "jetson-tx2-8gb"), (0, "jetson-tx2-4gb"))),
-    ("jetson nano", ((2, "jetson-nano-4gb"), (0, "jetson-nano-2gb"))),
-)
-_SUPER = {"jetson-orin-nano-8gb": "jetson-orin-nano-8gb-super", "jetson-orin-nano-4gb": "jetson-orin-nano-4gb-super"}
-
-
-def detect_jetson(root: Path = Path("/")) -> str | None:
-    """Return the key of the target that this machine is, or None where it is no Jetson that the tables know.
-
-    The name in the device tree tells the board, the memory its variant. On a Thor ``/etc/nv_boot_control.conf`` is asked first;
-    part numbers in the device tree are asked where name and memory don't tell.
-    """
-    model = (board_model(root) or "").lower()
-    memory = memory_gib(root)
-    if "thor" in model and (key := _thor_from_boot_control(read_text(root / "etc/nv_boot_control.conf") or "")):
-        return key
-    if "xavier" in model and "industrial" in model:
-        return "jetson-agx-xavier-industrial"
-    variants = next((rows for part, rows in _MODELS if part in model), ())
-    key = None
-    if variants and (memory is not None or len(variants) == 1):
-        key = next((name for least, name in variants if (memory or 0) >= least), None)
-    key = key or _key_from_part_number(read_text(root / "proc/device-tree/compatible") or "")
-    return _SUPER.get(key, key) if key and "super" in model else key
-
-
-def _thor_from_boot_control(text: str) -> str | None:
-    spec = " ".join(line.lower() for line in text.splitlines() if line.startswith(("TNSPEC", "COMPATIBLE_SPEC")))
-    for name in ("t4000", "t5000"):
-        if name in spec:
-            return f"jetson-thor-{name}"
-    return "jetson-thor-t5000" if re.search(r"3834-(\d+-)?0008", spec) else None
-
-
-def _key_from_part_number(compatible: str) -> str | None:
-    """The first target with one of its part numbers in the device tree; one for both states of an Orin Nano."""
-    return next((target.key for target in DEVICES if any(part in compatible for part in target.modules)), None)
 
 
 def parse_nv_tegra_release(text: str) -> str | None:
