@@ -8,7 +8,7 @@ from typing import Any
 
 from .percentiles import runs_needed
 
-__all__ = ["FIGURES", "Figure", "busy_text", "metric_of", "text_from_ms"]
+__all__ = ["CAVEATS", "FIGURES", "METRICS", "SWEEP", "Figure", "busy_text", "metric_of", "text_from_ms"]
 
 
 _BUSY = 0.5  # load per core
@@ -41,22 +41,46 @@ def metric_of(row: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return found if found is None or isinstance(found, Mapping) else asdict(found)
 
 
-def _number(key: str, form: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: form.format(row[key]) if row.get(key) is not None else ""
+def _number(key: str, form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: form.format(row[key] * scale) if row.get(key) is not None else ""
 
 
-def _percentile(key: str, share: float) -> Callable[[Mapping[str, Any]], str]:
+def _text(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: str(row[key]) if row.get(key) is not None else ""
+
+
+def _latency(key: str) -> Callable[[Mapping[str, Any]], str]:
+    """A latency with its interval where there is one."""
+
     def text(row: Mapping[str, Any]) -> str:
-        if row.get(key) is not None:
-            return f"{row[key]:.3f} ms"
-        return f"needs {runs_needed(share)} runs" if row.get("runs") else ""
+        if row.get(key) is None:
+            return ""
+        ends = (row.get("intervals_ms") or {}).get(key)
+        return f"{row[key]:.3f} ms" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
 
     return text
 
 
-def _top1(row: Mapping[str, Any]) -> str:
-    found = metric_of(row, "top1")
-    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})" if found else ""
+def _percentile(key: str, share: float, *, always: bool = True) -> Callable[[Mapping[str, Any]], str]:
+    """A percentile, or how many runs it needs; without ``always`` nothing instead."""
+    known = _latency(key)
+
+    def text(row: Mapping[str, Any]) -> str:
+        return known(row) or (f"needs {runs_needed(share):,} runs" if row.get("runs") and always else "")
+
+    return text
+
+
+def _metric(name: str, *, share: bool = True) -> Callable[[Mapping[str, Any]], str]:
+    def text(row: Mapping[str, Any]) -> str:
+        found = metric_of(row, name)
+        if not found:
+            return ""
+        form = "{:.1%}" if share else "{:.4f}"
+        ends = (found.get("low"), found.get("high"))
+        return form.format(found["value"]) + ("" if None in ends else f" ({' to '.join(map(form.format, ends))})")
+
+    return text
 
 
 def _speedup(row: Mapping[str, Any]) -> str:
@@ -78,22 +102,94 @@ def _warm_up(row: Mapping[str, Any]) -> str:
     return f"{row['warm_up_runs']} runs" + ("" if row["warm_up_steady"] else ", not steady")
 
 
+def _computed(row: Mapping[str, Any]) -> str:
+    """What computes, where that isn't plain from the head of the column."""
+    computed = row.get("computed_in")
+    graph = (" with a CUDA graph" if row.get("cuda_graph") else "") + (
+        "" if row.get("copies") is None else ", copies counted" if row["copies"] else ", copies not counted"
+    )
+    return f"{row.get('backend')} in {computed}{graph}" if computed else ""
+
+
+def _power(row: Mapping[str, Any]) -> str:
+    if row.get("mean_w") is None:
+        return ""
+    return f"{row['mean_w']:.2f} W, idle {row['idle_w']:.2f} W" if row.get("idle_w") is not None else f"{row['mean_w']:.2f} W"
+
+
+def _energy(row: Mapping[str, Any]) -> str:
+    if row.get("energy_item_mj") is not None:
+        return f"{row['energy_item_mj']:.3g} mJ"
+    return "not measured" if row.get("power_reason") else ""
+
+
+def _on(row: Mapping[str, Any]) -> str:
+    if not row.get("items"):
+        return ""
+    return f"{row['items']:,} of {row['data']}" + (f", {row['unreadable']:,} unreadable" if row.get("unreadable") else "")
+
+
+def _slowed(row: Mapping[str, Any]) -> str:
+    """The drift check, for people."""
+    if not row.get("drifted"):
+        return ""
+    change = "slower" if row["drift"] > 0 else "faster"
+    return f"got {abs(row['drift']):.0%} {change} during the run, so the figures are of neither state"
+
+
+METRICS = {
+    "top1": Figure("top-1 (95 %)", _metric("top1")),
+    "top5": Figure("top-5 (95 %)", _metric("top5")),
+    "mean_class": Figure("mean class (95 %)", _metric("mean_class")),
+    "map": Figure("mAP (95 %)", _metric("map")),
+    "rank1": Figure("rank-1 (95 %)", _metric("rank1")),
+    "rank5": Figure("rank-5 (95 %)", _metric("rank5")),
+    "rank10": Figure("rank-10 (95 %)", _metric("rank10")),
+    "auc": Figure("AUC (95 %)", _metric("auc", share=False)),
+    "ap": Figure("average precision (95 %)", _metric("ap", share=False)),
+}
+_P50 = Figure("latency p50", _percentile("p50_ms", 0.5))
+_P99 = Figure("latency p99", _percentile("p99_ms", 0.99))
+_THROUGHPUT = Figure("throughput", _number("items_per_s", "{:,.1f} items/s"))
+_ENERGY = Figure("energy an item", _energy)
+_SPEEDUP = Figure("speed-up", _speedup)
+_STATUS = Figure("status", _text("status"))
+
 FIGURES = (
-    Figure("status", _number("status", "{}")),
-    Figure("latency p50", _percentile("p50_ms", 0.5)),
+    _STATUS,
+    Figure("computed by", _computed),
+    _P50,
     Figure("latency p90", _percentile("p90_ms", 0.9)),
-    Figure("latency p99", _percentile("p99_ms", 0.99)),
+    Figure("latency p95", _percentile("p95_ms", 0.95, always=False)),
+    _P99,
+    Figure("latency p99.9", _percentile("p999_ms", 0.999, always=False)),
     Figure("latency min", _number("min_ms", "{:.3f} ms")),
-    Figure("latency mean", _number("mean_ms", "{:.3f} ms")),
+    Figure("latency mean", _latency("mean_ms")),
+    Figure("p50 by the GPU's clock", _number("device_p50_ms", "{:.3f} ms")),
+    Figure("jitter", _number("jitter_ms", "{:.3f} ms")),
     Figure("timed runs", _number("runs", "{:,}")),
     Figure("warm-up", _warm_up),
-    Figure("throughput", _number("items_per_s", "{:,.1f} items/s")),
+    _THROUGHPUT,
     Figure("load", _number("load_ms", "{:,.0f} ms")),
     Figure("first inference", _number("first_ms", "{:,.2f} ms")),
     Figure("peak memory", _number("peak_mib", "{:,.0f} MiB")),
-    Figure("top-1 (95 %)", _top1),
-    Figure("on", lambda row: f"{row['items']:,} of {row['data']}" if row.get("items") else ""),
+    Figure("power", _power),
+    _ENERGY,
+    Figure("highest temperature", _number("max_temperature_c", "{:.0f} C")),
+    *METRICS.values(),
+    Figure("on", _on),
     Figure("same predictions", _number("agreement", "{:.1%}")),
-    Figure("speed-up", _speedup),
+    _SPEEDUP,
     Figure("ideal from FLOPs", _ideal),
+)
+
+# what a line of a sweep has room for
+SWEEP = (_STATUS, _P50, _P99, _THROUGHPUT, _ENERGY, *METRICS.values(), _SPEEDUP)
+
+# what must be said with a row's figures, each a sentence or ""
+CAVEATS: tuple[Callable[[Mapping[str, Any]], str], ...] = (
+    lambda row: f"{row['status']}: {row['reason']}" if row.get("reason") else "",
+    _slowed,
+    lambda row: row.get("power_reason") or "",
+    lambda row: " ".join(row.get("remarks") or ()),
 )
