@@ -25,7 +25,12 @@ from .probes import (
     run_command,
 )
 
-__all__ = ["PART_NUMBERS", "Board", "board_model", "detect_jetson", "read_board"]
+__all__ = ["PART_NUMBERS", "Board", "board_model", "board_sm", "detect_jetson", "read_board"]
+
+# Compute capability by the start of a key.
+_SM = {"jetson-nano": 53, "jetson-tx2": 62, "jetson-xavier": 72, "jetson-agx-xavier": 72, "jetson-thor": 110} | dict.fromkeys(
+    ("jetson-orin", "jetson-agx-orin"), 87
+)
 
 # Part numbers of modules, as /proc/device-tree/compatible has them; one entry for both states of an Orin Nano.
 PART_NUMBERS: dict[str, tuple[str, ...]] = {
@@ -64,6 +69,11 @@ _MODELS: tuple[tuple[str, tuple[tuple[float, str], ...]], ...] = (
     ("jetson nano", ((2, "jetson-nano-4gb"), (0, "jetson-nano-2gb"))),
 )
 _SUPER = {"jetson-orin-nano-8gb": "jetson-orin-nano-8gb-super", "jetson-orin-nano-4gb": "jetson-orin-nano-4gb-super"}
+
+
+def board_sm(key: str) -> int | None:
+    """Return the compute capability of a Jetson's GPU by the board's key, 87 for 8.7; None for a key that is no Jetson's."""
+    return next((sm for start, sm in _SM.items() if key.startswith(start)), None)
 
 
 def detect_jetson(root: Path = Path("/")) -> str | None:
