@@ -50,7 +50,8 @@ def test_intervals_of_equal_runs_have_no_width():
 @pytest.mark.parametrize("runs", [30, 64, 300])
 def test_intervals_hold_the_true_figure_95_times_in_100(runs):
     truth = {name: stats.gamma(2).ppf(share) for name, share in SHARES.items()} | {"mean_ms": 2.0}
-    assert min(_coverage(lambda random: random.gamma(2, size=runs), truth).values()) >= 0.92
+    found = _coverage(lambda random: random.gamma(2, size=runs), truth)
+    assert min(found.values()) > 0.95 - 3 * np.sqrt(0.95 * 0.05 / 200)  # what chance leaves of 200 repetitions
 
 
 def test_intervals_hold_the_true_figure_where_each_run_resembles_the_last():
