@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["Latency", "Resampled", "block_length", "interval_tail", "latency_from_samples", "resample", "runs_needed"]
+__all__ = [
+    "Latency",
+    "Resampled",
+    "block_length",
+    "draw_blocks",
+    "interval_tail",
+    "latency_from_samples",
+    "resample",
+    "runs_needed",
+]
 
 _CONFIDENCE = 0.99
 _SHARES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
@@ -125,23 +134,34 @@ def interval_tail(samples: np.ndarray[Any, Any]) -> float:
     """
     blocks = max(2.0, len(samples) / block_length(samples))
     freedom = blocks - 1
-    # the first terms of the expansion of t's quantile around the normal's; scipy isn't on the device
-    z = _Z95
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    # t's quantile from the normal's by Wallace's approximation (1959); scipy isn't on the device
+    normal = _Z95 * (8 * freedom + 3) / (8 * freedom + 1)
+    t = math.sqrt(freedom * math.expm1(normal**2 / freedom))
     return 0.5 * math.erfc(t * math.sqrt(blocks / freedom / 2))
 
 
-def resample(samples: np.ndarray[Any, Any], shares: Sequence[float], draws: int = _DRAWS, seed: int = 0) -> Resampled:
-    """Draw the runs anew, as many as there are, in blocks that may start anywhere and go on at the start behind the end."""
-    runs, block = len(samples), block_length(samples)
+def draw_blocks(
+    samples: np.ndarray[Any, Any], block: int, draws: int = _DRAWS, seed: int = 0
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Draw the runs anew, as many as there are, in blocks that may start anywhere and go on at the start behind the end.
+
+    Yields:
+        Some of the draws [draws, runs], as many as fit into a few megabytes.
+    """
+    runs = len(samples)
     random = np.random.default_rng(seed)
     unrolled = np.concatenate([samples, samples[:block]])
-    offsets = np.arange(block)
-    means, quantiles = [], []
     step = max(1, _DRAWN_AT_ONCE // runs)
     for done in range(0, draws, step):
         starts = random.integers(runs, size=(min(step, draws - done), -(-runs // block), 1))
-        drawn = np.sort(unrolled[(starts + offsets).reshape(len(starts), -1)[:, :runs]], axis=1)
+        yield unrolled[(starts + np.arange(block)).reshape(len(starts), -1)[:, :runs]]
+
+
+def resample(samples: np.ndarray[Any, Any], shares: Sequence[float], draws: int = _DRAWS, seed: int = 0) -> Resampled:
+    """Describe draws of the runs in blocks of ``block_length``."""
+    means, quantiles = [], []
+    for drawn in draw_blocks(samples, block_length(samples), draws, seed):
+        drawn.sort(axis=1)
         means.append(drawn.mean(axis=1))
         quantiles.append(np.column_stack([_quantile_of_sorted(drawn, share) for share in shares]))
     return Resampled(np.concatenate(means), np.concatenate(quantiles))
