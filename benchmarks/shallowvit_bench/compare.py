@@ -19,7 +19,7 @@ from .accuracy import agreement, measure_accuracy
 from .cold_start import measure_cold_start
 from .conditions import read_conditions
 from .errors import BenchError
-from .measurement import Measurement, Metric
+from .measurement import Measurement
 from .percentiles import latency_from_samples
 from .preprocessing import random_input
 from .runners import RUNNERS, RunnerOptions
@@ -172,7 +172,9 @@ def _predict(attempt: _Attempt, dataset: Dataset, progress: Callable[[str], None
     attempt.figures |= {
         "data": found.data,
         "items": found.items,
-        "metrics": {"top1": Metric(found.top1, found.top1_low, found.top1_high)},
+        "unreadable": len(found.unreadable),
+        "metrics": found.metrics,
+        "predictions": None if found.saved is None else str(found.saved),
     }
 
 

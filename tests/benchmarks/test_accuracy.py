@@ -27,8 +27,9 @@ def test_measure_accuracy_counts_right_predictions_at_any_batch(labelled, batch)
     info, dataset = labelled
     with open_onnxruntime(info.model_path, RunnerOptions(threads=1)) as runner:
         accuracy = measure_accuracy(runner, info, dataset, batch)
-    assert (accuracy.items, accuracy.top1) == (25, 0.8)
-    assert accuracy.top1_low < 0.8 < accuracy.top1_high
+    top1 = accuracy.metrics["top1"]
+    assert (accuracy.items, top1.value) == (25, 0.8)
+    assert top1.low < 0.8 < top1.high
 
 
 def test_agreement_is_the_share_of_same_predictions(labelled, tmp_path):

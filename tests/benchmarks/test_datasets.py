@@ -115,7 +115,7 @@ def test_open_dataset_reads_a_folder_of_arrays_in_order(bundle, tmp_path):
     save_arrays(tmp_path / "data" / "b.npz", labels=np.array([4, 5, 6], np.uint8))
     dataset = open_dataset(str(tmp_path / "data"), read_bundle(bundle))
     assert dataset.labels.tolist() == [1, 2, 3, 4, 5, 6]
-    assert [len(frames) for frames in dataset.batches(2)] == [2, 1, 2, 1]
+    assert [len(frames) for frames in dataset.batches(4)] == [4, 2]
 
 
 def test_check_dataset_rejects_a_missing_path(tmp_path):
@@ -173,7 +173,7 @@ def test_open_dataset_reads_images_resized_and_cropped(image_bundle, tmp_path):
 def test_open_dataset_rejects_an_unknown_class(image_bundle, tmp_path):
     save_image(tmp_path / "data" / "bird" / "a.png", (8, 8))
     with pytest.raises(
-        BenchError, match=r"class folders bird of .* are no labels of the bundle image; its labels begin cat, dog"
+        BenchError, match=r"the classes bird of .* are no labels of the bundle image; its labels begin cat, dog"
     ):
         open_dataset(str(tmp_path / "data"), read_bundle(image_bundle))
 

@@ -206,4 +206,10 @@ def _accuracy(folder: Path, data: str) -> Metrics:
     info = read_bundle(folder)
     with open_onnxruntime(info.model_path, RunnerOptions()) as runner:
         measured = measure_accuracy(runner, info, open_dataset(data, info))
-    return Metrics(top1=measured.top1, top1_interval=(measured.top1_low, measured.top1_high), items=measured.items)
+    top1 = measured.metrics.get("top1")
+    if top1 is None or top1.low is None or top1.high is None:
+        raise ShallowvitError(
+            f"bundle: {data} gives {', '.join(measured.metrics) or 'no figures'}, expected top1; give data with a class an "
+            "item, and measure the rest with: shallowvit bench"
+        )
+    return Metrics(top1=top1.value, top1_interval=(top1.low, top1.high), items=measured.items)
