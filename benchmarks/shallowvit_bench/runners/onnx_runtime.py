@@ -1,21 +1,54 @@
-"""Graphs in onnxruntime's providers. numpy arrays go in and come out without a copy of ours."""
+"""Graphs in onnxruntime, with one provider each. numpy arrays go in and come out without a copy of ours.
+
+A newcomer's trap: onnxruntime hands a node that a provider doesn't know to the CPU and says nothing, so the nodes are counted
+after loading, and what ran elsewhere is a remark.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
 from .protocol import Bound, Runner, RunnerFacts, RunnerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
     import numpy as np
 
-__all__ = ["open_onnxruntime"]
+__all__ = ["Provider", "open_onnxruntime", "open_with_provider"]
+
+_CPU = "CPUExecutionProvider"
+_BATCH = "batch"  # what our exports call the first dimension
+_HINTS = ("fp32", "bf16")  # what a provider is told to compute floats in
+# Unknown keys are ignored by versions that don't have them.
+_RECORD_NODES = "session.record_ep_graph_assignment_info"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A provider of onnxruntime's.
+
+    Args:
+        name: As onnxruntime calls it.
+        facts: What is known before loading; what ran elsewhere is added.
+        asked: What the session is given as ``providers``; None for one that comes as a package.
+        attach: Adds one that comes as a package to the settings of a session.
+        fixes_batch: Whether it is faster when the batch's size is part of the graph.
+        bind: Makes a bound batch of a session, where the plain way isn't enough.
+    """
+
+    name: str
+    facts: RunnerFacts
+    asked: list[Any] | None = None
+    attach: Callable[[Any], None] = lambda _: None
+    fixes_batch: bool = False
+    bind: Callable[[Any, np.ndarray[Any, Any]], Bound] | None = None
 
 
 class _BoundSession:
@@ -23,8 +56,12 @@ class _BoundSession:
 
     device_ms = None
 
-    def __init__(self, session: Any, binding: Any) -> None:
-        self._run, self._binding, self._session = session.run_with_iobinding, binding, session
+    def __init__(self, session: Any, batch: np.ndarray[Any, Any]) -> None:
+        self._run, self._binding, self._session = session.run_with_iobinding, session.io_binding(), session
+        self._binding.bind_cpu_input(session.get_inputs()[0].name, batch)
+        # The first run allocates the output, and the binding keeps it for all later ones.
+        self._binding.bind_output(session.get_outputs()[0].name)
+        self._run(self._binding)
 
     def __call__(self) -> None:
         self._run(self._binding)
@@ -35,33 +72,39 @@ class _BoundSession:
 
 
 class _OnnxRuntimeRunner:
-    """A session with one provider."""
+    """A session with one provider; a second one for other batches, where the first has the batch's size in its graph."""
 
-    def __init__(self, session: Any, where: str, facts: RunnerFacts) -> None:
-        self.facts = facts
-        self._session = session
+    def __init__(self, session: Any, where: str, provider: Provider, open_free: Callable[[], Any]) -> None:
+        self.facts = provider.facts
+        self._session, self._free = session, None
+        self._open_free = open_free
         self._where = where
-        self._input: str = session.get_inputs()[0].name
-        self._output: str = session.get_outputs()[0].name
+        self._bind = provider.bind or _BoundSession
 
     def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
         with self._refusals(batch):
-            binding = self._session.io_binding()
-            binding.bind_cpu_input(self._input, batch)
-            binding.bind_output(self._output)
-            self._session.run_with_iobinding(binding)
-        return _BoundSession(self._session, binding)
+            return self._bind(self._session_for(batch), batch)
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         with self._refusals(batch):
-            output: np.ndarray[Any, Any] = self._session.run([self._output], {self._input: batch})[0]
+            session = self._session_for(batch)
+            names = [session.get_outputs()[0].name]
+            output: np.ndarray[Any, Any] = session.run(names, {session.get_inputs()[0].name: batch})[0]
         return output
+
+    def _session_for(self, batch: np.ndarray[Any, Any]) -> Any:
+        fixed = self._session.get_inputs()[0].shape[0]
+        if not isinstance(fixed, int) or fixed == len(batch):
+            return self._session
+        if self._free is None:
+            self._free = self._open_free()
+        return self._free
 
     def _refusals(self, batch: np.ndarray[Any, Any]) -> Any:
         return _refusals(f"infer: onnxruntime could not run {self._where} on a batch {batch.dtype} {list(batch.shape)}")
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._free = None
 
     def __enter__(self) -> Runner:
         return self
@@ -76,24 +119,94 @@ def open_onnxruntime(model_path: Path, options: RunnerOptions) -> Runner:
     Raises:
         BenchError: the file is missing or onnxruntime can't load it.
     """
+    facts = RunnerFacts("onnxruntime", "cpu", "as the graph")
+    return open_with_provider(model_path, options, lambda _: Provider(_CPU, facts, asked=[_CPU]))
+
+
+def open_with_provider(model_path: Path, options: RunnerOptions, provider_here: Callable[[Any], Provider]) -> Runner:
+    """Load an ONNX graph into onnxruntime with a provider.
+
+    Args:
+        model_path: The graph.
+        options: ``batch`` is for providers that want it in the graph.
+        provider_here: Takes the module ``onnxruntime`` and returns the provider, or raises why it can't be had here.
+
+    Raises:
+        BenchError: the file is missing, onnxruntime can't load it, or the provider isn't here or takes no node of the graph.
+    """
     if not model_path.is_file():
         raise BenchError(f"open_onnxruntime: no file {model_path}")
     try:
         import onnxruntime
     except ImportError as err:
         raise BenchError("open_onnxruntime: onnxruntime is not installed here. Run: pip install onnxruntime") from err
+    provider = provider_here(onnxruntime)
+    fixed = options.batch if provider.fixes_batch else None
+
+    with_name = "" if provider.name == _CPU else f" with {provider.name}"
+
+    def load(batch: int | None) -> Any:
+        settings = _settings(onnxruntime, options, batch)
+        provider.attach(settings)
+        with _refusals(f"open_onnxruntime: onnxruntime {onnxruntime.__version__} could not load {model_path}{with_name}"):
+            return onnxruntime.InferenceSession(str(model_path), settings, providers=provider.asked)
+
+    session = load(fixed)
+    provider = replace(provider, facts=_facts_of(session, provider, model_path, onnxruntime.__version__))
+    return _OnnxRuntimeRunner(session, str(model_path), provider, lambda: load(None))
+
+
+def _settings(onnxruntime: Any, options: RunnerOptions, batch: int | None) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors; warnings would land in the middle of the table
     # Idle workers of a session spin on a core for milliseconds after a run, which the other side then lacks: on 2 cores the
     # demo's p99 rose from 1.4 to 5.5 ms and its speed-up fell from 1.94x to 1.64x. Stopping costs a side alone 2 %.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
+    settings.add_session_config_entry(_RECORD_NODES, "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
-    with _refusals(f"open_onnxruntime: onnxruntime {onnxruntime.__version__} could not load {model_path}"):
-        session = onnxruntime.InferenceSession(str(model_path), settings, providers=["CPUExecutionProvider"])
-    facts = RunnerFacts("onnxruntime", "cpu", "as the graph", version=onnxruntime.__version__)
-    return _OnnxRuntimeRunner(session, str(model_path), facts)
+    if batch is not None:
+        settings.add_free_dimension_override_by_name(_BATCH, batch)
+    return settings
+
+
+def _facts_of(session: Any, provider: Provider, model_path: Path, version: str) -> RunnerFacts:
+    """Return the facts after loading; refuse a provider that took nothing."""
+    facts = replace(provider.facts, version=provider.facts.version or version)
+    if provider.fixes_batch:
+        found = session.get_inputs()[0].shape[0]
+        facts = replace(facts, options=facts.options | {"fixed_batch": found if isinstance(found, int) else None})
+    if provider.name == _CPU:
+        return facts
+    if provider.name not in session.get_providers():
+        raise BenchError(
+            f"open_onnxruntime: {provider.name} could not start and left {model_path} to the CPU; run with --provider cpu"
+        )
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # before 1.24
+        remark = f"onnxruntime {version} doesn't tell which nodes ran in {provider.name}; 1.24 and later do"
+        return replace(facts, remarks=(*facts.remarks, remark))
+    parts = session.get_provider_graph_assignment_info()
+    mine = [[node.op_type for node in part.get_nodes()] for part in parts if part.ep_name == provider.name]
+    others = Counter(node.op_type for part in parts if part.ep_name != provider.name for node in part.get_nodes())
+    if not mine:
+        raise BenchError(f"open_onnxruntime: {provider.name} took none of the nodes of {model_path}; run with --provider cpu")
+    if facts.precision in _HINTS and any("DequantizeLinear" in kinds for kinds in mine):
+        facts = replace(facts, precision=f"int8 and {facts.precision}")
+    return replace(facts, remarks=(*facts.remarks, *_elsewhere(provider.name, mine, others)))
+
+
+def _elsewhere(name: str, mine: list[list[str]], others: Counter[str]) -> tuple[str, ...]:
+    """Say which nodes another provider took."""
+    if not others:
+        return ()
+    total = others.total() + sum(map(len, mine))
+    listed = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
+    advice = "; export with --opset 18, which has no such node" if others["Attention"] else ""
+    return (
+        f"{others.total()} of {total} nodes ran in onnxruntime's CPU provider, as {name} doesn't take them ({listed}), "
+        f"which cut the graph into {len(mine)} parts{advice}",
+    )
 
 
 @contextmanager
@@ -101,8 +214,9 @@ def _refusals(what: str) -> Iterator[None]:
     """Turn onnxruntime's own exceptions, which share no base but ``Exception``, into a ``BenchError``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException")
+    names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    names += ("NotFound", "RuntimeException")
     try:
         yield
-    except tuple(getattr(states, name) for name in names) as err:
+    except tuple(getattr(states, name) for name in names if hasattr(states, name)) as err:
         raise BenchError(f"{what}: {str(err).strip().splitlines()[0]}") from err
