@@ -1,7 +1,7 @@
 """Accuracy figures with 95 % intervals from a model's outputs: classes, one score of two classes, or a ranked gallery.
 
 A newcomer's trap: what classes need is numpy alone and runs on a device. AUC, average precision and retrieval need
-scikit-learn: without it they are left out with a remark, and computed at home from the saved outputs (``metrics_from_predictions``).
+scikit-learn: without it they are left out with a remark, and computed at home by ``metrics_from_predictions``.
 """
 
 from __future__ import annotations

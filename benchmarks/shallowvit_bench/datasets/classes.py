@@ -63,8 +63,9 @@ def read_classes(file: Path, taker: Taker) -> dict[str, int]:
         BenchError: it holds no classes, or has them in another order than the bundle's labels.
     """
     text = read_text(file)
+    described: dict[str, int] = {}
     if file.suffix == ".json":
-        classes, described = _classes_from_json(file, text), {}
+        classes = _classes_from_json(file, text)
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         classes, described = _classes_from_lines(file, lines)
