@@ -1,0 +1,69 @@
+"""Lines of tegrastats, captured on boards by others."""
+
+# Thor devkit, R38.4 (JetPack 7.1): clocks of three clusters and no load of the GPU.
+THOR_38 = (
+    "04-21-2026 15:50:52 RAM 105265/125772MB (lfb 34x4MB) CPU "
+    "[0%@972,0%@972,0%@972,0%@972,0%@972,0%@972,1%@972,0%@972,0%@972,0%@972,0%@972,8%@972,0%@972,0%@972] EMC_FREQ "
+    "0%@2750 GR3D_FREQ @[314,314,314] NVENC0_FREQ @314 NVENC1_FREQ @314 NVDEC0_FREQ @314 NVDEC1_FREQ @314 NVJPG0_FREQ "
+    "@314 VIC off OFA_FREQ @315 PVA0_FREQ off APE 300 cpu@37.343C tj@38.875C soc012@37.468C gpu@38.875C soc345@37.406C "
+    "VDD_GPU 1962mW/1962mW VDD_CPU_SOC_MSS 5887mW/5887mW VIN_SYS_5V0 5635mW/5635mW VIN 19780mW/19780mW"
+)
+# AGX Orin devkit, R39.2 (JetPack 7.2): three figures a rail, two a temperature.
+AGX_ORIN_39 = (
+    "07-25-2026 09:08:28 RAM 20642/62817MB (lfb 1x2MB) CPU "
+    "[23%@2201,10%@2201,4%@2201,14%@2201,30%@2201,18%@2201,10%@2201,10%@2201,33%@2201,7%@2201,5%@2201,27%@2201] EMC_FREQ "
+    "3%@3199 GR3D_FREQ 12%@[1300,1300] NVENC0 off NVDEC0 off NVJPG0 off NVJPG1 off VIC off OFA off NVDLA0 off NVDLA1 off "
+    "PVA0_FREQ off APE 174 cpu@52.968C/52.968C soc2@48.406C/48.406C soc0@49.531C/49.531C gpu@47.625C/47.625C VDD_GPU_SOC "
+    "5139mW/5139mW/5139mW VDD_CPU_CV 3268mW/3268mW/3268mW VIN_SYS_5V0 5500mW/5500mW/5500mW"
+)
+# AGX Orin 64 GB, JetPack 6.
+AGX_ORIN_36 = (
+    "05-09-2026 18:42:06 RAM 18207/62841MB (lfb 466x4MB) SWAP 86/31420MB (cached 0MB) CPU "
+    "[14%@2188,5%@2112,8%@2035,14%@2201,46%@1267,47%@1267,2%@1267,10%@1267,4%@1036,5%@1036,6%@1036,10%@1036] EMC_FREQ "
+    "3%@2133 GR3D_FREQ 0%@[0,0] NVENC 79%@166 NVDEC off NVJPG off NVJPG1 off VIC 36%@115 OFA off NVDLA0 off NVDLA1 off "
+    "PVA0_FREQ off APE 174 cpu@52.562C soc2@48.437C soc0@49.093C tj@52.562C soc1@49.656C VDD_GPU_SOC 2412mW/2412mW "
+    "VDD_CPU_CV 1607mW/1607mW VIN_SYS_5V0 4707mW/4707mW"
+)
+# AGX Orin, JetPack 5, as root: GR3D2, rails not connected, sensors without power.
+AGX_ORIN_35 = (
+    "04-24-2023 00:01:24 RAM 1282/62795MB (lfb 15152x4MB) SWAP 0/31398MB (cached 0MB) CPU "
+    "[0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729] EMC_FREQ 0%@2133 GR3D_FREQ "
+    "0%@0 GR3D2_FREQ 0%@0 VIC_FREQ 729 APE 174 CV0@-256C CPU@42.593C Tboard@32C SOC2@39.343C Tdiode@33.25C SOC0@39.375C "
+    "CV1@-256C GPU@-256C tj@42.593C SOC1@40.468C CV2@-256C VDD_GPU_SOC 2399mW/2399mW VDD_CPU_CV 400mW/400mW VIN_SYS_5V0 "
+    "4032mW/4032mW NC 0mW/0mW VDDQ_VDD2_1V8AO 301mW/301mW NC 0mW/0mW"
+)
+# Orin Nano Super, JetPack 6.2, joined from a listing whose lines were wrapped.
+ORIN_NANO_36 = (
+    "RAM 2161/7620MB (lfb 149x4MB) SWAP 1875/12002MB (cached 43MB) CPU [2%@1728,1%@1728,4%@1728,2%@1728,9%@1728,1%@1728] "
+    "GR3D_FREQ 0% cpu@55.093C soc2@53.75C soc0@54.562C gpu@56.562C tj@56.562C VDD_IN 7256mW/7256mW VDD_CPU_GPU_CV "
+    "1711mW/1711mW VDD_SOC 2511mW/2511mW"
+)
+# AGX Xavier, JetPack 4.
+AGX_XAVIER_32 = (
+    "RAM 1903/15692MB (lfb 3251x4MB) CPU [1%@1190,1%@1190,2%@1190,0%@1190,0%@1190,0%@1190,0%@1190,0%@1190] EMC_FREQ 0% "
+    "GR3D_FREQ 0% AO@32.5C GPU@32C Tboard@32C Tdiode@34.75C AUX@31.5C CPU@33.5C thermal@32.9C PMIC@100C GPU 0/0 CPU "
+    "216/216 SOC 864/864 CV 0/0 VDDRQ 144/144 SYS5V 1889/1889"
+)
+# TX2, JetPack 4: parked cores.
+TX2_32 = (
+    "RAM 1345/7829MB (lfb 1290x4MB) SWAP 0/512MB (cached 0MB) CPU [2%@345,off,off,off,off,off] EMC_FREQ 13%@40 GR3D_FREQ "
+    "0%@114 APE 150 BCPU@35C MCPU@35C GPU@41C PLL@35C AO@35.5C Tboard@35C Tdiode@36C PMIC@100C thermal@35.5C VDD_IN "
+    "2003/2658 VDD_CPU 320/518 VDD_GPU 400/735 VDD_SOC 400/415 VDD_WIFI 0/0 VDD_DDR 240/348"
+)
+# Nano, JetPack 4.
+NANO_32 = (
+    "RAM 613/3964MB (lfb 634x4MB) SWAP 0/1982MB (cached 0MB) CPU [2%@102,1%@102,0%@102,0%@102] EMC_FREQ 0% GR3D_FREQ 0% "
+    "PLL@39C CPU@40.5C PMIC@100C GPU@41C AO@46C thermal@41C POM_5V_IN 900/943 POM_5V_GPU 0/0 POM_5V_CPU 123/123"
+)
+
+# What the board's total is in that line, in milliwatts, with the key of the board.
+TOTALS = {
+    THOR_38: ("jetson-thor-t5000", 19780),
+    AGX_ORIN_39: ("jetson-agx-orin-64gb", 5139 + 3268 + 5500),
+    AGX_ORIN_36: ("jetson-agx-orin-64gb", 2412 + 1607 + 4707),
+    AGX_ORIN_35: ("jetson-agx-orin-64gb", 2399 + 400 + 4032),
+    ORIN_NANO_36: ("jetson-orin-nano-8gb-super", 7256),
+    AGX_XAVIER_32: ("jetson-agx-xavier-16gb", 0 + 216 + 864 + 0 + 144 + 1889),
+    TX2_32: ("jetson-tx2-8gb", 2003),
+    NANO_32: ("jetson-nano-4gb", 900),
+}
