@@ -1,4 +1,4 @@
-"""``shallowvit report``: bundles and benchmark rows into one self-contained HTML page."""
+"""``shallowvit report``: bundles, benchmark rows and per-layer profiles into one self-contained page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shallowvit_bench.report import check_report_paths, write_report
+from shallowvit_bench.report import FORMATS, check_report_paths, format_of, write_report
 
 from .options import Json, Quiet
 
@@ -17,17 +17,28 @@ __all__ = ["report"]
 
 def report(
     sources: Annotated[
-        list[Path], typer.Argument(help="Bundle folders and files of rows; BUNDLE.bench.jsonl is found by itself.")
+        list[Path],
+        typer.Argument(
+            help="Bundle folders, files of rows, and profiles of trtexec --exportProfile; BUNDLE.bench.jsonl and "
+            "BUNDLE.profile.json are found by themselves."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page to write.  [default: report.html or report.md]")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="|".join(FORMATS), help="Of the page.  [default: by the name of --out]")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the page if it exists.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one HTML page: what was removed and why, parity, accuracy against latency, conditions, how to reproduce."""
-    check_report_paths(sources, out, force)
-    write_report(sources, out, force)
+    """Write one page: what was removed and why, accuracy against latency and energy, fused attention, conditions."""
+    page = out if out is not None else Path("report.md" if form == "markdown" else "report.html")
+    chosen = format_of(page, form)
+    check_report_paths(sources, page, force)
+    write_report(sources, page, force, chosen)
     if as_json:
-        typer.echo(json.dumps({"out": str(out), "sources": [str(source) for source in sources]}))
+        typer.echo(json.dumps({"out": str(page), "format": chosen, "sources": [str(source) for source in sources]}))
     else:
-        typer.echo(f"wrote {out}")
+        typer.echo(f"wrote {page}")

@@ -1,0 +1,161 @@
+"""Give every row of results a tag, a colour and a short name, the same in all charts and tables of the page.
+
+A newcomer's trap: a letter stands for a configuration (side, provider, device, ...); its batches share the letter and the
+colour and are told apart by the number behind it, as in ``B8``.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .drawing import COLOURS, Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["Entry", "Row", "device_of", "entries_from_rows", "newest", "shared_text", "tags_of"]
+
+Row = dict[str, Any]
+_ON_GPU = ("cuda", "tensorrt", "tensorrt-ep", "rtx")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row on the page.
+
+    Args:
+        row: As ``read_rows`` gives it.
+        letter: Of the configuration.
+        mark: With the tag: the letter, and the batch where the configuration has several.
+        name: The side, and what tells it from the others on the page.
+        device: What it ran on.
+    """
+
+    row: Row
+    letter: str
+    mark: Mark
+    name: str
+    device: str
+
+    @property
+    def tag(self) -> str:
+        """The letter, with the batch where there are several."""
+        return self.mark.tag
+
+    @property
+    def title(self) -> str:
+        """Tag and name."""
+        return f"{self.tag}: {self.name}"
+
+    @property
+    def timed(self) -> bool:
+        """Whether its figures count: an invalid row was measured under throttling, and a failed one not at all."""
+        return self.row["status"] == "ok" and bool(self.row.get("samples_ms"))
+
+
+def device_of(row: Mapping[str, Any]) -> str:
+    """Return the board's name, else the GPU's where it ran on one, else the CPU's."""
+    conditions = row["conditions"]
+    on_card = not conditions.get("board") and (row.get("provider") in _ON_GPU or row.get("backend") in _ON_GPU)
+    names = (conditions.get("gpu") if on_card else None, conditions.get("device"))
+    return next((str(name) for name in names if name), "a device without a name")
+
+
+def newest(rows: Sequence[Row]) -> list[Row]:
+    """Return the last row of each side under the same circumstances, in the order they first came."""
+    last: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        last[(*_configuration(row), row["batch"], row.get("scenario"))] = row
+    return list(last.values())
+
+
+def _configuration(row: Row) -> tuple[Any, ...]:
+    conditions = row["conditions"]
+    return (
+        row["side"],
+        row.get("backend"),
+        row.get("provider"),
+        row.get("computed_in"),
+        row["model_sha256"],
+        row.get("copies"),
+        row.get("cuda_graph"),
+        device_of(row),
+        conditions.get("threads"),
+        conditions.get("power_mode"),
+    )
+
+
+def entries_from_rows(rows: Sequence[Row]) -> tuple[Entry, ...]:
+    """Return the rows with their tags, in their order.
+
+    Args:
+        rows: The newest of each side.
+    """
+    order = list(dict.fromkeys(_configuration(row) for row in rows))
+    batches = {key: sorted({row["batch"] for row in rows if _configuration(row) == key}) for key in order}
+    parts = _differing(rows)
+    entries = []
+    for row in rows:
+        key = _configuration(row)
+        place, several = order.index(key), batches[key]
+        letter = _letter(place)
+        tag = f"{letter}{row['batch']}" if len(several) > 1 else letter
+        name = ", ".join([row["side"], *(text for part in parts if (text := part(row)))])
+        mark = Mark(tag, place, place // COLOURS + several.index(row["batch"]))
+        entries.append(Entry(row, letter, mark, name, device_of(row)))
+    return tuple(entries)
+
+
+def _letter(place: int) -> str:
+    letters = string.ascii_uppercase
+    return letters[place] if place < len(letters) else _letter(place // len(letters) - 1) + letters[place % len(letters)]
+
+
+def _runtime(row: Row) -> str:
+    provider, computed = row.get("provider") or row.get("backend") or "", row.get("computed_in") or row.get("precision") or ""
+    return provider if not computed or provider.endswith(computed) else f"{provider} {computed}"
+
+
+def _copies(row: Row) -> str:
+    return {None: "", True: "copies timed", False: "copies not timed"}[row.get("copies")]
+
+
+def _graph(row: Row) -> str:
+    return {None: "", True: "CUDA graph", False: "no CUDA graph"}[row.get("cuda_graph")]
+
+
+def _threads(row: Row) -> str:
+    threads = row["conditions"].get("threads")
+    return "default threads" if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"
+
+
+_PARTS: tuple[Callable[[Row], str], ...] = (
+    _runtime,
+    lambda row: f"batch {row['batch']}",
+    _threads,
+    _copies,
+    _graph,
+    lambda row: row["conditions"].get("power_mode") or "",
+    device_of,
+    lambda row: f"model {row['model_sha256'][:7]}",
+)
+
+
+def _differing(rows: Sequence[Row]) -> list[Callable[[Row], str]]:
+    """What isn't the same in all rows; the model's hash only where two models go by one name."""
+    models = {(row["side"], row["model_sha256"]) for row in rows}
+    parts = _PARTS if len({side for side, _ in models}) < len(models) else _PARTS[:-1]
+    return [part for part in parts if len({part(row) for row in rows}) > 1]
+
+
+def shared_text(rows: Sequence[Row]) -> str:
+    """Say in a line what all rows have in common, which their names leave out."""
+    differing = _differing(rows)
+    return ", ".join(text for part in _PARTS[:-1] if part not in differing and (text := part(rows[0])))
+
+
+def tags_of(entries: Sequence[Entry]) -> str:
+    """Return the tags in a row, or "all" would hide which: ``A, B8``."""
+    return ", ".join(entry.tag for entry in entries)

@@ -1,0 +1,163 @@
+"""The sections about the circumstances: MLPerf scenarios, the providers that were tried, conditions, how to reproduce."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .blocks import Block, Code, Heading, Paragraph, Table, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..bundles import BundleInfo
+    from .entries import Entry
+
+__all__ = ["conditions_blocks", "providers_blocks", "reproduce_blocks", "scenario_blocks"]
+
+# in this order; what is not listed follows under its own name
+_TITLES = {
+    "device": "device",
+    "board": "board",
+    "jetpack": "JetPack",
+    "l4t": "L4T",
+    "power_mode": "power mode",
+    "clocks_locked": "clocks locked",
+    "governor": "governor",
+    "turbo": "turbo",
+    "fan": "fan",
+    "gpu": "GPU",
+    "gpu_sm": "compute capability",
+    "gpu_driver": "GPU driver",
+    "cuda": "CUDA",
+    "cores": "usable cores",
+    "threads": "threads",
+    "load_average": "load before the start",
+    "os": "system",
+    "python": "Python",
+    "time_utc": "time, UTC",
+    "commit": "commit",
+}
+_ALWAYS = ("device", "power_mode", "clocks_locked", "governor")  # said even where they aren't known
+_ELSEWHERE = ("packages", "command")
+
+
+def scenario_blocks(entries: Sequence[Entry]) -> list[Block]:
+    """Return what MLPerf LoadGen reported; nothing when it wasn't run."""
+    parts: list[Block] = [Heading("MLPerf scenarios")] if entries else []
+    if entries:
+        parts.append(Paragraph("Run by MLPerf LoadGen with this harness's runner; not a submission.", "soft"))
+    for entry in entries:
+        row = entry.row
+        results = _flat(row.get("scenario_results") or {})
+        lines = [[name, text] for name, text in results.items()]
+        title = f"{row['scenario']} of {entry.name} on {entry.device}"
+        parts.append(Heading(title, 3))
+        if row.get("reason"):
+            parts.append(Paragraph(f"{row['status']}: {row['reason']}", "warning"))
+        if lines:
+            parts.append(table(title, ["figure", "value"], lines))
+    return parts
+
+
+def providers_blocks(entries: Sequence[Entry]) -> list[Block]:
+    """Return what ``--provider auto`` tried, and why it took what it took; nothing when it wasn't used."""
+    parts: list[Block] = []
+    for entry in entries:
+        trials = entry.row.get("provider_trials") or ()
+        if not trials:
+            continue
+        keys = list(dict.fromkeys(key for trial in trials for key in trial))
+        lines = [[_plain(trial.get(key)) if trial.get(key) is not None else "" for key in keys] for trial in trials]
+        figures = [
+            place for place, key in enumerate(keys) if all(isinstance(t.get(key), (int, float, type(None))) for t in trials)
+        ]
+        parts.append(Heading(entry.title, 3))
+        parts.append(table(f"providers tried for {entry.title}", [key.replace("_", " ") for key in keys], lines, figures))
+    return [Heading("Providers tried"), *parts] if parts else []
+
+
+def conditions_blocks(entries: Sequence[Entry]) -> list[Block]:
+    """Return where and with what was measured: once what all share, then what differs."""
+    if not entries:
+        return []
+    lines = _condition_lines(entries)
+    shared = [line[:2] for line in lines if len(set(line[1:])) == 1]
+    apart = [line for line in lines if len(set(line[1:])) > 1]
+    parts: list[Block] = [Heading("Conditions and versions")]
+    if shared:
+        parts.append(table("conditions of all sides", ["", "all sides" if len(entries) > 1 else entries[0].name], shared))
+    if apart:
+        parts.append(table("conditions that differ", ["", *(entry.title for entry in entries)], apart))
+    return parts
+
+
+def _condition_lines(entries: Sequence[Entry]) -> list[list[str]]:
+    conditions = [entry.row["conditions"] for entry in entries]
+    names = [*_TITLES, *(name for each in conditions for name in each if name not in _TITLES and name not in _ELSEWHERE)]
+    lines = []
+    for name in dict.fromkeys(names):
+        values = [each.get(name) for each in conditions]
+        if name in _ALWAYS or any(value is not None for value in values):
+            lines.append([_TITLES.get(name, name.replace("_", " ")), *map(_plain, values)])
+    packages = sorted({name for each in conditions for name in each.get("packages") or {}})
+    lines += [[name, *(str((each.get("packages") or {}).get(name, "")) for each in conditions)] for name in packages]
+    lines.append(["model sha256", *(entry.row["model_sha256"][:12] for entry in entries)])
+    return lines
+
+
+def reproduce_blocks(bundles: Sequence[BundleInfo], entries: Sequence[Entry]) -> list[Block]:
+    """Return the commands behind the page, and the versions that exported the bundles."""
+    commands = [_export_command(bundle) for bundle in bundles]
+    for bundle in bundles:
+        commands += [
+            f"shallowvit build {bundle.name} --engine {engine['flavour']}"
+            + (f" --target {engine['target']}" if engine["target"] else "")
+            for engine in bundle.manifest.get("engines") or ()
+        ]
+    commands += dict.fromkeys(entry.row["conditions"]["command"] for entry in entries if entry.row["conditions"].get("command"))
+    parts: list[Block] = [Heading("How to reproduce")]
+    if commands:
+        parts.append(Code("\n".join(commands)))
+    if bundles:
+        parts.append(_tools_table(bundles))
+    return parts
+
+
+def _export_command(bundle: BundleInfo) -> str:
+    source, plan = bundle.manifest["source"], bundle.manifest["plan"]
+    parts = ["shallowvit export", source["spec"]]
+    parts += [f"--arch {source['arch']}"] if source["arch"] else []
+    parts += [f"--blocks {path}" for path in source["blocks"] or ()]
+    parts += [f"--remove {','.join(map(str, plan['removed']))}"] if plan["removed"] else []
+    parts += [f"--precision {bundle.precision} --opset {bundle.manifest['graph']['opset']} -o {bundle.name}"]
+    return " ".join(parts)
+
+
+def _tools_table(bundles: Sequence[BundleInfo]) -> Table:
+    names = dict.fromkeys(name for bundle in bundles for name in bundle.manifest["tools"])
+    lines = [[name, *(str(bundle.manifest["tools"].get(name, "")) for bundle in bundles)] for name in names]
+    lines.append(["weights sha256", *(bundle.manifest["source"]["weights_sha256"][:12] for bundle in bundles)])
+    return table("what exported the bundles", ["exported with", *(bundle.name for bundle in bundles)], lines)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return str(value)
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, str]:
+    """Nested results as one list of names and texts."""
+    texts: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            texts |= _flat(value, f"{before}{name} ")
+        elif isinstance(value, (list, tuple)):
+            texts[f"{before}{name}".replace("_", " ")] = "; ".join(map(_plain, value))
+        else:
+            texts[f"{before}{name}".replace("_", " ")] = _plain(value)
+    return texts
