@@ -1,16 +1,18 @@
-"""Measure one side, or two against each other, under the same conditions: the stage *bench*.
+"""Measure sides against each other under the same conditions: the stage *bench*.
 
-    sides -> cold start of each -> warm-up -> alternating rounds -> accuracy -> one Measurement per side
+    sides -> for each batch size: cold start, warm-up, alternating rounds, power -> scenario -> accuracy
 
-A newcomer's trap: the first side is the one in question and the second the one to beat, so only the first gets a speed-up.
+A measurement is handed over as soon as it is timed, and again with its accuracy, so that nothing measured is lost. A newcomer's
+trap: the first side is the one in question and the second the one to beat; every other side gets its speed-up over the second.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
+import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,89 +20,121 @@ import numpy as np
 from .accuracy import agreement, measure_accuracy
 from .cold_start import measure_cold_start
 from .conditions import read_conditions
-from .errors import BenchError
 from .measurement import Measurement
 from .percentiles import latency_from_samples
+from .power_watch import PowerWatch
 from .preprocessing import random_input
-from .runners import RUNNERS, RunnerOptions
-from .timing import TimingLimits, time_rounds, warm_up
+from .steadiness import drift_of, jitter_ms
+from .timing import TimingLimits, own_overhead_ms, time_rounds, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from .bundles import BundleInfo
+    from .accuracy import Accuracy
     from .config import BenchConfig
     from .datasets import Dataset
     from .runners import Bound, Runner
+    from .sides import Side
+    from .timing import Timed
 
-__all__ = ["Side", "bench", "side_from_bundle"]
+__all__ = ["Session", "bench"]
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the things compared. ``opener`` is picklable, since it also runs in a fresh process; ``failures`` are what it
-    raises when the user can fix it; ``bundle`` says what the input looks like and what the figures are about.
+class Session:
+    """Around a benchmark: what to call its measurements, what is already there, and where they go.
+
+    Args:
+        id: Begins every measurement's ``id``.
+        known: Measurements of this session from before it was interrupted, by ``id``; they aren't taken again.
+        record: Gets a measurement when it is timed, and again with its accuracy.
+        predictions: Folder for the outputs that accuracy comes from; None: they aren't kept.
+        progress: Told what is going on, a line at a time.
     """
 
-    name: str
-    backend: str
-    opener: Callable[[], Runner]
-    flops: int
-    precision: str
-    bundle: BundleInfo
-    failures: tuple[type[Exception], ...] = (BenchError,)
-
-
-def side_from_bundle(bundle: BundleInfo, threads: int | None = None, backend: str = "cpu") -> Side:
-    """Return the side that runs a bundle's graph."""
-    opener = partial(RUNNERS[backend], bundle.model_path.absolute(), RunnerOptions(threads=threads))
-    return Side(bundle.name, backend, opener, bundle.flops_after, bundle.precision, bundle)
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    known: Mapping[str, Measurement] = field(default_factory=dict)
+    record: Callable[[Measurement], None] = lambda _: None
+    predictions: Path | None = None
+    progress: Callable[[str], None] = lambda _: None
 
 
 def bench(
-    sides: Sequence[Side],
-    config: BenchConfig,
-    datasets: Sequence[Dataset] = (),
-    progress: Callable[[str], None] = lambda _: None,
+    sides: Sequence[Side], config: BenchConfig, datasets: Sequence[Dataset] = (), session: Session | None = None
 ) -> tuple[Measurement, ...]:
-    """Measure one or two sides; a side that fails gets a row with the reason, and the others are still measured.
+    """Measure sides; one that fails gets a measurement with the reason, and the others are still measured.
 
     Args:
-        sides: The side in question first, then the one to beat.
-        config: Batch, limits, threads.
+        sides: The side in question first, then the one to beat, then any others.
+        config: Batches, limits, threads, power.
         datasets: None, or the same labelled data opened for each side's bundle.
-        progress: Told what is going on, a line at a time.
+        session: See there.
+
+    Returns:
+        A measurement per batch and side, in this order.
     """
-    attempts = [_Attempt(side, config) for side in sides]
-    for attempt in attempts:
-        progress(f"{attempt.side.name}: loading in a fresh process")
-        attempt.run(_start_cold)
+    session = session or Session()
     with ExitStack() as stack:
+        opened = [_Opened(side, config, session, stack) for side in sides]
+        watch = stack.enter_context(PowerWatch(config, session.progress))
+        found: dict[str, Measurement] = {}
+        for number, batch in enumerate(config.batches):
+            found |= _at_batch(opened, batch, f"{session.id}-{number}", watch)
+        if datasets:
+            found = _with_accuracy(opened, datasets, found)
+    return tuple(found.values())
+
+
+class _Opened:
+    """A side, and its model once it was needed."""
+
+    def __init__(self, side: Side, config: BenchConfig, session: Session, stack: ExitStack) -> None:
+        self.side, self.config, self.session = side, config, session
+        self._stack = stack
+        self._runner: Runner | None = None
+
+    def runner(self) -> Runner:
+        if self._runner is None:
+            self.say("loading")
+            self._runner = self._stack.enter_context(self.side.opener())
+        return self._runner
+
+    def say(self, text: str) -> None:
+        self.session.progress(f"{self.side.name}: {text}")
+
+
+def _at_batch(opened: Sequence[_Opened], batch: int, group: str, watch: PowerWatch) -> dict[str, Measurement]:
+    """Measure all sides at a batch size, or take what is known: together, since they are compared within rounds."""
+    session = opened[0].session
+    ids = [f"{group}-{number}" for number in range(len(opened))]
+    if set(ids) <= set(session.known):
+        return {name: session.known[name] for name in ids}
+    attempts = [_Attempt(one, batch) for one in opened]
+    for step in (_start_cold, _open_warm):
         for attempt in attempts:
-            progress(f"{attempt.side.name}: warming up")
-            attempt.run(lambda attempt: _open_warm(attempt, stack))
-        _time(attempts, config, progress)
-        for attempt, dataset in zip(attempts, datasets, strict=bool(datasets)):
-            attempt.run(partial(_predict, dataset=dataset, progress=progress))
-    if len(attempts) == 2 and all(attempt.reason is None for attempt in attempts):
-        _compare(*attempts)
-    return tuple(attempt.measurement() for attempt in attempts)
+            attempt.run(step)
+    _time(attempts, watch)
+    _compare(attempts)
+    found = {}
+    for name, attempt in zip(ids, attempts, strict=True):
+        found[name] = attempt.measurement(name)
+        session.record(found[name])
+    return found
 
 
 class _Attempt:
-    """A side being measured: figures come in until something fails."""
+    """A side at a batch size being measured: figures come in until something fails."""
 
-    def __init__(self, side: Side, config: BenchConfig) -> None:
-        self.side, self.config = side, config
-        self.conditions = read_conditions(config.threads)
-        self.limits = TimingLimits(max_runs=config.max_runs, max_seconds=config.max_seconds)
+    def __init__(self, opened: _Opened, batch: int) -> None:
+        self.opened, self.side, self.config, self.size = opened, opened.side, opened.config, batch
+        self.conditions = read_conditions(opened.config.threads)
         self.batch: np.ndarray[Any, Any] | None = None
-        self.run_once: Bound | None = None
-        self.runner: Runner | None = None
+        self.bound: Bound | None = None
         self.rounds_ms: list[float] = []
-        self.accuracy: Any = None
-        self.figures: dict[str, Any] = {}
+        self.figures: dict[str, Any] = {"backend": opened.side.provider}
         self.reason: str | None = None
+        self.on_gpu = False
 
     def run(self, step: Callable[[_Attempt], None]) -> None:
         """Do one step unless an earlier one failed; remember why it failed."""
@@ -110,88 +144,169 @@ class _Attempt:
             except self.side.failures as err:
                 self.reason = str(err)
 
-    def measurement(self) -> Measurement:
+    def measurement(self, name: str) -> Measurement:
         """Return what was measured."""
-        bundle = self.side.bundle
+        bundle, throttled = self.side.bundle, self.figures.get("throttled")
+        status, reason = ("ok", None) if self.reason is None else ("failed", self.reason)
+        if self.reason is None and throttled:
+            status, reason = "invalid", f"throttled while it was timed: {'; '.join(throttled)}"
         return Measurement(
+            id=name,
             side=self.side.name,
-            status="ok" if self.reason is None else "failed",
-            reason=self.reason,
-            backend=self.side.backend,
+            status=status,
+            reason=reason,
             bundle=bundle.name,
             model_sha256=bundle.model_sha256,
             precision=self.side.precision,
             flops=self.side.flops,
-            batch=self.config.batches[0],
+            batch=self.size,
             input_shape=bundle.input.shape,
             input_dtype=bundle.input.dtype,
             conditions=self.conditions,
+            provider=self.side.provider,
+            provider_trials=self.side.trials,
             **self.figures,
         )
 
 
 def _start_cold(attempt: _Attempt) -> None:
-    attempt.batch = random_input(attempt.side.bundle, attempt.config.batches[0])
+    attempt.opened.say("loading in a fresh process")
+    attempt.batch = random_input(attempt.side.bundle, attempt.size)
     cold = measure_cold_start(attempt.side.opener, attempt.batch, attempt.side.failures)
     attempt.figures |= {"load_ms": cold.load_ms, "first_ms": cold.first_ms, "peak_mib": cold.peak_mib}
 
 
-def _open_warm(attempt: _Attempt, stack: ExitStack) -> None:
+def _open_warm(attempt: _Attempt) -> None:
     assert attempt.batch is not None
-    attempt.runner = stack.enter_context(attempt.side.opener())
-    attempt.run_once = attempt.runner.bind(attempt.batch)
-    done = warm_up(attempt.run_once, attempt.limits)
-    attempt.figures |= {"warm_up_runs": done.runs, "warm_up_steady": done.steady}
+    runner = attempt.opened.runner()
+    attempt.opened.say(f"warming up, batch {attempt.size}")
+    attempt.bound = runner.bind(attempt.batch)
+    done = warm_up(attempt.bound, TimingLimits())
+    facts = runner.facts
+    attempt.on_gpu = facts.device != "cpu"
+    attempt.figures |= {
+        "backend": facts.backend,
+        "computed_in": facts.precision,
+        "provider_options": facts.options | ({"version": facts.version} if facts.version else {}),
+        "copies": facts.copies,
+        "cuda_graph": facts.cuda_graph,
+        "remarks": facts.remarks,
+        "warm_up_runs": done.runs,
+        "warm_up_steady": done.steady,
+    }
 
 
-def _time(attempts: list[_Attempt], config: BenchConfig, progress: Callable[[str], None]) -> None:
-    """Time all sides that are still in, in alternating rounds."""
+def _time(attempts: Sequence[_Attempt], watch: PowerWatch) -> None:
+    """Time all sides that are still in, in alternating rounds, then run them again for as long as a power sensor needs."""
     running = [attempt for attempt in attempts if attempt.reason is None]
-    jobs = [attempt.run_once for attempt in running if attempt.run_once is not None]
+    jobs = [attempt.bound for attempt in running if attempt.bound is not None]
     if not jobs:
         return
-    for attempt, timed in zip(running, time_rounds(jobs, running[0].limits, progress), strict=True):
-        latency = latency_from_samples(timed.samples_ms)
+    config, session = running[0].config, running[0].opened.session
+    limits = TimingLimits(max_runs=config.max_runs, max_seconds=config.max_seconds)
+    with watch.sampling(gpu=any(attempt.on_gpu for attempt in running)):
+        try:
+            taken = time_rounds(jobs, limits, session.progress)
+            repeated = watch.repeat(jobs, session.progress)
+        except running[0].side.failures as err:  # a device that fails takes all sides with it
+            for attempt in running:
+                attempt.reason = str(err)
+            return
+    overhead_ms = own_overhead_ms()
+    for attempt, timed, energy in zip(running, taken, repeated, strict=True):
         attempt.rounds_ms = timed.rounds_ms
-        attempt.figures |= vars(latency) | {
-            "samples_ms": tuple(round(sample, 6) for sample in timed.samples_ms),
-            "items_per_s": config.batches[0] * 1e3 / latency.mean_ms,
+        attempt.figures |= _latency_figures(timed, attempt.size, overhead_ms)
+        attempt.figures |= watch.figures(timed.windows, energy, attempt.size)
+
+
+def _latency_figures(timed: Timed, batch: int, overhead_ms: float) -> dict[str, Any]:
+    latency = latency_from_samples(timed.samples_ms)
+    drift = drift_of(timed.samples_ms)
+    median = statistics.median(timed.samples_ms)
+    return vars(latency) | {
+        "samples_ms": tuple(round(sample, 6) for sample in timed.samples_ms),
+        "device_p50_ms": statistics.median(timed.device_ms) if timed.device_ms else None,
+        "items_per_s": batch * 1e3 / latency.mean_ms,
+        "jitter_ms": jitter_ms(timed.samples_ms, timed.round_runs),
+        "drift": drift.share if drift else None,
+        "drifted": drift.drifted if drift else None,
+        "overhead": overhead_ms / median,
+    }
+
+
+def _compare(attempts: Sequence[_Attempt]) -> None:
+    """Give each side but the one to beat its speed-up over that one, and its ideal."""
+    if len(attempts) < 2 or attempts[1].reason is not None:
+        return
+    other = attempts[1]
+    for ours in attempts[:1] + attempts[2:]:
+        if ours.reason is not None:
+            continue
+        medians = [statistics.median(attempt.figures["samples_ms"]) for attempt in (ours, other)]
+        ratios = np.array(other.rounds_ms) / np.array(ours.rounds_ms)
+        low, high = np.quantile(ratios, (0.1, 0.9))
+        speedup, ideal = medians[1] / medians[0], other.side.flops / ours.side.flops if ours.side.flops else None
+        alike = [(attempt.figures["backend"], attempt.figures["computed_in"]) for attempt in (ours, other)]
+        ours.figures |= {
+            "against": other.side.name,
+            "speedup": speedup,
+            "speedup_low": float(low),
+            "speedup_high": float(high),
+            "ideal_speedup": ideal,
+            # against another runtime or precision the ratio holds both gains, so it's no share of the one from depth
+            "share_of_ideal": speedup / ideal if ideal and alike[0] == alike[1] else None,
         }
 
 
-def _predict(attempt: _Attempt, dataset: Dataset, progress: Callable[[str], None]) -> None:
-    assert attempt.runner is not None
-    found = measure_accuracy(
-        attempt.runner,
-        attempt.side.bundle,
-        dataset,
-        attempt.config.accuracy_batch,
-        lambda text: progress(f"{attempt.side.name}: {text}"),
-    )
-    attempt.accuracy = found
-    attempt.figures |= {
+def _with_accuracy(
+    opened: Sequence[_Opened], datasets: Sequence[Dataset], found: dict[str, Measurement]
+) -> dict[str, Measurement]:
+    """Measure each side's accuracy once and write it into its measurements at every batch size."""
+    if all(measured.metrics or measured.status == "failed" for measured in found.values()):
+        return found
+    figures: list[dict[str, Any]] = []
+    accuracies: list[Accuracy | None] = []
+    for number, (one, dataset) in enumerate(zip(opened, datasets, strict=True)):
+        accuracies.append(None)
+        figures.append({})
+        if all(measured.status == "failed" for name, measured in found.items() if _side_of(name) == number):
+            continue
+        try:
+            accuracies[number] = accuracy = _predict(one, dataset)
+            figures[number] = _accuracy_figures(accuracy)
+        except one.side.failures as err:
+            figures[number] = {"status": "failed", "reason": str(err)}
+    if len(accuracies) > 1 and (other := accuracies[1]):
+        for mine, entries in zip(accuracies, figures, strict=True):
+            if mine is not None and mine is not other:
+                entries["agreement"] = agreement(mine, other).agreement
+    result = {}
+    for name, measured in found.items():
+        more = figures[_side_of(name)]
+        result[name] = replace(measured, **more | {"remarks": (*measured.remarks, *more.get("remarks", ()))})
+    for measured in result.values():
+        opened[0].session.record(measured)
+    return result
+
+
+def _side_of(name: str) -> int:
+    """The number of the side in a measurement's id."""
+    return int(name.rsplit("-", 1)[1])
+
+
+def _predict(one: _Opened, dataset: Dataset) -> Accuracy:
+    folder = one.session.predictions
+    name = re.sub(r"[^\w.-]+", "-", f"{one.side.name}-{one.side.provider}")
+    save = folder / f"{name}.jsonl" if folder else None
+    return measure_accuracy(one.runner(), one.side.bundle, dataset, one.config.accuracy_batch, one.say, save=save)
+
+
+def _accuracy_figures(found: Accuracy) -> dict[str, Any]:
+    return {
         "data": found.data,
         "items": found.items,
         "unreadable": len(found.unreadable),
         "metrics": found.metrics,
-        "predictions": None if found.saved is None else str(found.saved),
+        "remarks": found.remarks,
+        "predictions": str(found.saved) if found.saved else None,
     }
-
-
-def _compare(ours: _Attempt, other: _Attempt) -> None:
-    """Give the side in question its speed-up, its ideal, and how often both predict the same."""
-    medians = [statistics.median(attempt.figures["samples_ms"]) for attempt in (ours, other)]
-    ratios = np.array(other.rounds_ms) / np.array(ours.rounds_ms)
-    low, high = np.quantile(ratios, (0.1, 0.9))
-    speedup, ideal = medians[1] / medians[0], other.side.flops / ours.side.flops if ours.side.flops else None
-    ours.figures |= {
-        "against": other.side.name,
-        "speedup": speedup,
-        "speedup_low": float(low),
-        "speedup_high": float(high),
-        "ideal_speedup": ideal,
-        # against another runtime the ratio holds both gains, so it's no share of the one from depth
-        "share_of_ideal": speedup / ideal if ideal and ours.side.backend == other.side.backend else None,
-    }
-    if ours.accuracy and other.accuracy:
-        ours.figures["agreement"] = agreement(ours.accuracy, other.accuracy).agreement

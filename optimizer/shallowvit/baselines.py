@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from shallowvit_bench.compare import Side
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.runners import RunnerFacts
+from shallowvit_bench.sides import Side
 
 from .errors import ShallowvitError
 
@@ -75,7 +75,7 @@ def side_from_source(bundle: BundleInfo, threads: int | None = None) -> Side:
     """Return the side that runs the model a bundle was made from, unpruned and in fp32, in torch eager."""
     return Side(
         name=f"{bundle.manifest['source']['spec']} (full)",
-        backend="torch",
+        provider="torch",
         opener=partial(open_torch, bundle, threads),
         flops=bundle.flops_before,
         precision="fp32",

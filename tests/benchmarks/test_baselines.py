@@ -7,9 +7,10 @@ import pytest
 from shallowvit.baselines import open_torch, side_from_source
 from shallowvit.errors import ShallowvitError
 from shallowvit_bench.bundles import read_bundle
-from shallowvit_bench.compare import bench, side_from_bundle
+from shallowvit_bench.compare import bench
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.preprocessing import random_input
+from shallowvit_bench.sides import side_from_bundle
 
 SOURCE = """
 import torch
@@ -62,7 +63,7 @@ def test_open_torch_runs_the_unpruned_source(exported):
 
 
 def test_bench_measures_a_bundle_against_its_source(exported):
-    sides = [side_from_bundle(exported, 1), side_from_source(exported, 1)]
+    sides = [side_from_bundle(exported, BenchConfig(threads=1)), side_from_source(exported, 1)]
     ours, full = bench(sides, BenchConfig(max_runs=12, threads=1))
     assert (ours.status, full.status, full.backend) == ("ok", "ok", "torch")
     assert ours.ideal_speedup == exported.flops_before / exported.flops_after > 1
@@ -79,7 +80,7 @@ def test_open_torch_rejects_changed_weights(exported, tmp_path):
 
 def test_bench_makes_a_row_of_a_source_that_is_gone(exported, tmp_path):
     manifest = exported.manifest | {"source": exported.manifest["source"] | {"spec": f"{tmp_path / 'gone.py'}:make"}}
-    sides = [side_from_bundle(exported, 1), side_from_source(replace(exported, manifest=manifest), 1)]
+    sides = [side_from_bundle(exported, BenchConfig(threads=1)), side_from_source(replace(exported, manifest=manifest), 1)]
     ours, full = bench(sides, BenchConfig(max_runs=12, threads=1))
     assert (ours.status, full.status, ours.speedup) == ("ok", "failed", None)
     assert "gone.py" in full.reason

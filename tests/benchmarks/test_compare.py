@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ from tiny_bundles import write_bundle
 
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.cold_start import _peak_mib, measure_cold_start
-from shallowvit_bench.compare import bench, side_from_bundle
+from shallowvit_bench.compare import Session, bench
 from shallowvit_bench.conditions import read_conditions
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.datasets import open_dataset
@@ -16,6 +17,7 @@ from shallowvit_bench.errors import BenchError
 from shallowvit_bench.measurement import append_rows, read_rows, row_from_measurement
 from shallowvit_bench.plot import draw_latencies
 from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
+from shallowvit_bench.sides import side_from_bundle
 
 QUICK = BenchConfig(batches=(2,), max_runs=20, threads=1)
 
@@ -26,7 +28,7 @@ def measured(tmp_path_factory):
     infos = [read_bundle(write_bundle(folder / name, seed=seed)) for seed, name in enumerate(("ours", "other"))]
     np.savez(folder / "clips.npz", frames=np.zeros((40, 8, 16, 16, 3), np.uint8), labels=np.arange(40))
     data = [open_dataset(str(folder / "clips.npz"), info) for info in infos]
-    return bench([side_from_bundle(info, 1) for info in infos], QUICK, data)
+    return bench([side_from_bundle(info, QUICK) for info in infos], QUICK, data)
 
 
 def test_bench_keeps_every_sample_of_both_sides(measured):
@@ -63,7 +65,7 @@ def test_bench_measures_memory_and_load_in_a_fresh_process(measured):
 def test_bench_makes_a_row_of_a_failed_side_and_measures_the_other(bundle, tmp_path):
     broken = read_bundle(write_bundle(tmp_path / "broken"))
     broken.model_path.write_bytes(b"no graph")
-    results = bench([side_from_bundle(read_bundle(bundle), 1), side_from_bundle(broken, 1)], QUICK)
+    results = bench([side_from_bundle(info, QUICK) for info in (read_bundle(bundle), broken)], QUICK)
     assert [result.status for result in results] == ["ok", "failed"]
     assert "could not load" in results[1].reason
     assert (results[0].runs, results[0].speedup, results[1].runs) == (20, None, None)
@@ -77,7 +79,7 @@ def test_bench_config_rejects_zero(name):
 
 def test_append_rows_adds_lines_that_read_rows_returns(measured, tmp_path):
     append_rows(tmp_path / "rows.jsonl", measured)
-    append_rows(tmp_path / "rows.jsonl", measured[:1])
+    append_rows(tmp_path / "rows.jsonl", [replace(measured[0], id="again")])
     rows = read_rows(tmp_path / "rows.jsonl")
     assert [row["side"] for row in rows] == ["ours", "other", "ours"]
     assert rows[0] == json.loads(json.dumps(row_from_measurement(measured[0])))
@@ -149,3 +151,49 @@ def test_read_conditions_falls_back_to_the_cpu_and_guesses_nothing(tmp_path):
     conditions = read_conditions(None, tmp_path)
     assert conditions.device == "AMD EPYC"
     assert (conditions.governor, conditions.load_average, conditions.threads) == (None, None, None)
+
+
+def test_bench_hands_over_a_measurement_when_it_is_timed_and_again_with_its_accuracy(bundle, tmp_path):
+    info = read_bundle(bundle)
+    np.savez(tmp_path / "clips.npz", frames=np.zeros((4, 8, 16, 16, 3), np.uint8), labels=np.arange(4))
+    seen = []
+    session = Session("s", record=lambda measured: seen.append((measured.id, bool(measured.metrics), measured.runs)))
+    config = replace(QUICK, batches=(1, 2))
+    bench([side_from_bundle(info, config)], config, [open_dataset(str(tmp_path / "clips.npz"), info)], session)
+    assert seen == [("s-0-0", False, 20), ("s-1-0", False, 20), ("s-0-0", True, 20), ("s-1-0", True, 20)]
+
+
+def test_bench_takes_up_what_an_earlier_session_left(bundle):
+    info = read_bundle(bundle)
+    (first,) = bench([side_from_bundle(info, QUICK)], QUICK, session=Session("s"))
+    config = replace(QUICK, batches=(2, 1))
+    seen = []
+    found = bench([side_from_bundle(info, config)], config, session=Session("s", {first.id: first}, seen.append))
+    assert [measured.batch for measured in found] == [2, 1]
+    assert found[0] is first
+    assert seen == [found[1]]
+
+
+def test_bench_gives_every_side_but_the_second_its_speed_up_over_that_one(tmp_path):
+    infos = [read_bundle(write_bundle(tmp_path / name)) for name in ("a", "b", "c")]
+    found = bench([side_from_bundle(info, QUICK) for info in infos], QUICK)
+    assert [measured.against for measured in found] == ["b", None, "b"]
+
+
+def test_bench_says_why_energy_was_not_measured(measured):
+    assert measured[0].power_source is None
+    assert measured[0].power_reason.startswith("energy not measured")
+
+
+def test_bench_says_that_power_was_switched_off(bundle):
+    config = replace(QUICK, power=False)
+    (found,) = bench([side_from_bundle(read_bundle(bundle), config)], config)
+    assert found.power_reason == "energy not measured: switched off with --no-power"
+
+
+def test_bench_marks_a_throttled_run_invalid(bundle, monkeypatch):
+    watch = "shallowvit_bench.power_watch"
+    monkeypatch.setattr(f"{watch}.throttling", lambda trace, windows: (f"too hot, in 1 of {len(windows)} rounds",))
+    (found,) = bench([side_from_bundle(read_bundle(bundle), QUICK)], QUICK)
+    assert (found.status, found.p50_ms is not None) == ("invalid", True)
+    assert found.reason == "throttled while it was timed: too hot, in 1 of 3 rounds"

@@ -1,0 +1,81 @@
+"""One of the things that a benchmark compares: a bundle with a provider, and how it is opened.
+
+A newcomer's trap: what a provider computes in is known only once the model is loaded; a side says what was asked for, its
+runner's ``facts`` what runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .config import AUTO
+from .errors import BenchError
+from .preprocessing import random_input
+from .runners import RunnerOptions
+from .runners.choosing import choose_provider
+from .runners.opening import default_provider, opener_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .bundles import BundleInfo
+    from .config import BenchConfig
+    from .runners import Runner
+
+__all__ = ["Side", "side_from_bundle"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the things compared.
+
+    Args:
+        name: In tables; different for each side of a benchmark.
+        provider: What was asked for, or found by ``auto``.
+        opener: Loads the model; picklable, since it also runs in a fresh process.
+        flops: Of one item.
+        precision: Of the graph.
+        bundle: Says what the input looks like and what the figures are about.
+        failures: What the opener and the runner raise when the user can fix it.
+        trials: What ``auto`` tried.
+    """
+
+    name: str
+    provider: str
+    opener: Callable[[], Runner]
+    flops: int
+    precision: str
+    bundle: BundleInfo
+    failures: tuple[type[Exception], ...] = (BenchError,)
+    trials: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+
+def side_from_bundle(
+    bundle: BundleInfo,
+    config: BenchConfig,
+    *,
+    engine: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Side:
+    """Return the side that runs a bundle with the provider that ``config`` names; ``auto`` measures what works here first.
+
+    Args:
+        bundle: The bundle.
+        config: Its provider, and how models are loaded.
+        engine: An engine of the bundle's graph that was built elsewhere than in the bundle, as on a device.
+        progress: Told what is going on, a line at a time.
+
+    Raises:
+        BenchError: no such provider, it isn't installed, or the bundle has no engine for it.
+    """
+    options = RunnerOptions(threads=config.threads, copies=config.copies, cuda_graph=config.cuda_graph)
+    provider, trials = config.provider or default_provider(bundle), ()
+    if provider == AUTO:
+        progress(f"{bundle.name}: trying providers")
+        batch = random_input(bundle, config.batches[0])
+        choice = choose_provider(bundle.model_path, batch, options, progress=progress)
+        provider, options, trials = choice.key, choice.options, choice.trials
+    opener = opener_for(bundle, provider, options, engine=engine)
+    return Side(bundle.name, provider, opener, bundle.flops_after, bundle.precision, bundle, trials=trials)
