@@ -11,7 +11,7 @@ from shallowvit import ExportConfig, ShallowvitError
 from shallowvit.exporting import Precision, export_onnx
 from shallowvit.exporting.calibration_inputs import info_of_graph
 from shallowvit.exporting.evaluation import outputs_of, read_evaluation
-from shallowvit.exporting.precision_search import CANDIDATES, Candidate, SearchConfig, fastest, search_precision
+from shallowvit.exporting.precision_search import CANDIDATES, Candidate, SearchConfig, search_precision
 from shallowvit.exporting.quantize_records import CalibrationMethod, QuantizeConfig, TrialStatus
 from shallowvit_bench.timing import TimingLimits
 
@@ -136,21 +136,6 @@ def test_search_precision_loads_what_build_makes_of_a_graph(export, info, config
     found = search_precision(export, info, tmp_path, settings)
     assert (tmp_path / "fp32.engine").is_file()
     assert (found.chosen, found.trials[1].reason) == ("fp32", "build: no kernels for int4-on-fp32.onnx")
-
-
-@pytest.mark.parametrize(
-    ("rounds", "chosen"),
-    [
-        ([[2.0] * 10, [1.0] * 10], 1),
-        ([[2.0] * 10, [1.0] * 9 + [3.0]], 1),
-        ([[2.0] * 10, [1.0] * 8 + [3.0] * 2], 0),  # a smaller median, but not in nine of ten rounds
-        ([[2.0] * 10, [2.0] * 10], 0),
-        ([[2.0] * 10, [1.0] * 10, [1.0] * 10, [0.5] * 10], 3),
-        ([[1.0] * 10, [2.0] * 10, [0.5] * 10], 2),
-    ],
-)
-def test_fastest_takes_a_less_exact_side_only_when_it_is_surely_faster(rounds, chosen):
-    assert fastest(rounds) == chosen
 
 
 def test_candidates_stand_from_the_most_exact_on_and_have_names_of_their_own():

@@ -13,6 +13,7 @@ from ..errors import BenchError
 from .cuda_driver import first_gpu
 from .onnx_runtime import Provider, open_with_provider
 from .protocol import RunnerFacts
+from .written_out import attention_written_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,21 +73,17 @@ def _openvino(onnxruntime: Any, options: RunnerOptions, bf16: bool) -> Provider:
             "open_openvino_bf16: this CPU has no bf16 (AMX or AVX512-BF16), and emulating it is slower than fp32; "
             "run with --provider openvino"
         )
-    config: dict[str, str] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    config: dict[str, str] = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "PERFORMANCE_HINT": "LATENCY"}
     if options.threads is not None:
         config["INFERENCE_NUM_THREADS"] = str(options.threads)
-    facts = RunnerFacts(
-        "onnxruntime",
-        key,
-        "bf16" if bf16 else "fp32",
-        version=f"{onnxruntime.__version__}, {_PACKAGE} {version}",
-        options={**config},
-    )
+    version = f"{onnxruntime.__version__}, {_PACKAGE} {version}"
+    facts = RunnerFacts("onnxruntime", key, "bf16" if bf16 else "fp32", version=version, options={**config})
     settings = {"load_config": json.dumps({"CPU": config})}  # the options of the older provider are ignored with a warning
-    return Provider(_OPENVINO, facts, attach=lambda to: to.add_provider_for_devices([device], settings), fixes_batch=True)
+
+    def attach(to: Any) -> None:
+        to.add_provider_for_devices([device], settings)
+
+    return Provider(_OPENVINO, facts, attach=attach, rewrite=attention_written_out, fixes_batch=True)
 
 
 def _openvino_cpu(onnxruntime: Any, key: str) -> tuple[Any, str]:

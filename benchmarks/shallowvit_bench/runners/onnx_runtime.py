@@ -39,6 +39,7 @@ class Provider:
         facts: What is known before loading; what ran elsewhere is added.
         asked: What the session is given as ``providers``; None for one that comes as a package.
         attach: Adds one that comes as a package to the settings of a session.
+        rewrite: Returns another graph for the one in a file and how many nodes it changed, where the provider needs one.
         fixes_batch: Whether it is faster when the batch's size is part of the graph.
         bind: Makes a bound batch of a session, where the plain way isn't enough.
     """
@@ -47,6 +48,7 @@ class Provider:
     facts: RunnerFacts
     asked: list[Any] | None = None
     attach: Callable[[Any], None] = lambda _: None
+    rewrite: Callable[[Path], tuple[bytes, int] | None] = lambda _: None
     fixes_batch: bool = False
     bind: Callable[[Any, np.ndarray[Any, Any]], Bound] | None = None
 
@@ -145,15 +147,19 @@ def open_with_provider(model_path: Path, options: RunnerOptions, provider_here: 
 
     with_name = "" if provider.name == _CPU else f" with {provider.name}"
 
-    def load(batch: int | None) -> Any:
+    def load(batch: int | None) -> tuple[Any, int]:
+        content, changed = provider.rewrite(model_path) or (str(model_path), 0)
         settings = _settings(onnxruntime, options, batch)
         provider.attach(settings)
         with _refusals(f"open_onnxruntime: onnxruntime {onnxruntime.__version__} could not load {model_path}{with_name}"):
-            return onnxruntime.InferenceSession(str(model_path), settings, providers=provider.asked)
+            return onnxruntime.InferenceSession(content, settings, providers=provider.asked), changed
 
-    session = load(fixed)
+    session, changed = load(fixed)
+    if changed:
+        facts = provider.facts
+        provider = replace(provider, facts=replace(facts, options=facts.options | {"attention_written_out": changed}))
     provider = replace(provider, facts=_facts_of(session, provider, model_path, onnxruntime.__version__))
-    return _OnnxRuntimeRunner(session, str(model_path), provider, lambda: load(None))
+    return _OnnxRuntimeRunner(session, str(model_path), provider, lambda: load(None)[0])
 
 
 def _settings(onnxruntime: Any, options: RunnerOptions, batch: int | None) -> Any:
@@ -202,7 +208,7 @@ def _elsewhere(name: str, mine: list[list[str]], others: Counter[str]) -> tuple[
         return ()
     total = others.total() + sum(map(len, mine))
     listed = ", ".join(f"{number} {kind}" for kind, number in others.most_common(4))
-    advice = "; export with --opset 18, which has no such node" if others["Attention"] else ""
+    advice = "; install onnx here, or export with --opset 18, which has no such node" if others["Attention"] else ""
     return (
         f"{others.total()} of {total} nodes ran in onnxruntime's CPU provider, as {name} doesn't take them ({listed}), "
         f"which cut the graph into {len(mine)} parts{advice}",

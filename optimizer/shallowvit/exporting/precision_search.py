@@ -17,6 +17,7 @@ import numpy as np
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.preprocessing import random_input
 from shallowvit_bench.runners import RUNNERS, RunnerOptions
+from shallowvit_bench.runners.choosing import FASTER_IN, fastest
 from shallowvit_bench.timing import TimingLimits, time_rounds, warm_up
 
 from ..errors import ShallowvitError
@@ -34,7 +35,7 @@ from .quantize_records import (
 from .records import FLOATS, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from shallowvit_bench.bundles import BundleInfo
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from .evaluation import EvaluationItems
     from .quantize_records import QuantizedGraph
 
-__all__ = ["CANDIDATES", "Candidate", "SearchConfig", "fastest", "search_precision"]
+__all__ = ["CANDIDATES", "Candidate", "SearchConfig", "search_precision"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,6 @@ class Candidate:
         method = "" if self.precision is Precision.INT4 else f"-{self.calibration}"
         return f"{self.precision}{method}-on-{self.base}"
 
-
-_FASTER_IN = 0.9  # of the alternating rounds, to take the place of a more exact precision
 
 # From the most exact to the least: of two that are equally fast, the one further up is kept.
 CANDIDATES = (
@@ -166,20 +165,6 @@ def search_precision(
     )
 
 
-def fastest(rounds_ms: Sequence[Sequence[float]]) -> int:
-    """Return which side to take, the most exact standing first: a later one where it beat the one so far in 9 of 10 rounds.
-
-    Args:
-        rounds_ms: The median of each round in milliseconds, by side; round i of all sides was taken in turn.
-    """
-    chosen = 0
-    for other in range(1, len(rounds_ms)):
-        faster = np.array(rounds_ms[other]) < np.array(rounds_ms[chosen])
-        if faster.mean() >= _FASTER_IN:
-            chosen = other
-    return chosen
-
-
 class _Exports:
     """The float graphs, each exported when it is first asked for."""
 
@@ -277,7 +262,7 @@ class _Try:
             status, reason = TrialStatus.CHOSEN, f"the fastest within {100 * self.config.max_drop:g} points of fp32"
         elif self.status is None:
             faster = float((_ratios(chosen, self) > 1).mean())
-            reason = f"faster than {chosen.candidate.name} in {100 * faster:.0f} % of the rounds, below {100 * _FASTER_IN:.0f}"
+            reason = f"faster than {chosen.candidate.name} in {100 * faster:.0f} % of the rounds, below {100 * FASTER_IN:.0f}"
             if self.config.candidates.index(self.candidate) < self.config.candidates.index(chosen.candidate):
                 reason = f"{chosen.candidate.name} was faster in {100 * (1 - faster):.0f} % of the rounds"
         return PrecisionTrial(
