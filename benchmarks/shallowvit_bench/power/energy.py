@@ -127,7 +127,7 @@ def _mean_power(trace: Trace, windows: Windows) -> _MeanPower:
     samples = int(sum(mask.sum() for mask in inside))
     used_s = sum(end - start for start, end in used)
     if samples < _LEAST_SAMPLES or used_s < _LEAST_USED * sum(end - start for start, end in settled):
-        return _MeanPower(None, None, seconds, samples, len(used), _too_little(trace, windows, len(used), samples))
+        return _MeanPower(None, None, seconds, samples, len(used), _too_little(trace, times, windows, len(used), samples))
     integrate = _counted if trace.counts_energy else _trapezoid
     mean_w = sum(integrate(times, figures, start, end) for start, end in used) / used_s
     moments, watts = trace.power()
@@ -150,11 +150,12 @@ def _is_carried(times: np.ndarray[Any, Any], window: tuple[float, float], edges_
     return bool(gaps.max() <= _LONGEST_GAP * (end - start))
 
 
-def _too_little(trace: Trace, windows: Windows, used: int, samples: int) -> str:
+def _too_little(trace: Trace, times: np.ndarray[Any, Any], windows: Windows, used: int, samples: int) -> str:
     if trace.problems:
         return "; ".join(trace.problems)
     shortest = min((end - start for start, end in windows), default=0.0)
-    needed = trace.averaging_s + _PERIODS * trace.period_s
+    period_s = max(trace.period_s, float(np.median(np.diff(times))) if len(times) > 1 else 0.0)  # it may be slower than it says
+    needed = trace.averaging_s + _PERIODS * period_s
     return (
         f"{used} of {len(windows)} rounds, the shortest of {shortest:.2f} s, hold enough samples of {trace.source} "
         f"({samples} in all); rounds of {needed:.2g} s would"

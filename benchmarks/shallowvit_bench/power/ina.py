@@ -35,8 +35,9 @@ def find_ina(root: Path, board: str | None) -> PowerSource | Unavailable:
     rails = ina_rails(root)
     names = rails_of_total(rails, board)
     if names is None:
-        found = f"only {', '.join(rails)} are there" if rails else "/sys/class/hwmon has no INA3221 or INA238 with labels"
-        return Unavailable(_NAME, f"{found}, which don't make up the board's total")
+        if not rails:
+            return Unavailable(_NAME, "/sys/class/hwmon has no INA3221 or INA238 with names of rails")
+        return Unavailable(_NAME, f"only {', '.join(rails)} are there, which don't make up the board's total")
     looks = [rails[name] for name in names]
     try:
         sum(look() for look in looks)

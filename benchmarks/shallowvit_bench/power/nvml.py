@@ -82,6 +82,11 @@ class NvmlGpu:
         usage = None if self._joules or self._instant else self._given(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3)
         self._watts = self._instant or usage
 
+    @property
+    def gives_anything(self) -> bool:
+        """Whether there is any figure to sample."""
+        return any((self._joules, self._watts, self._clocks, self._temperature, self._reasons, self._memory))
+
     def power_source(self) -> PowerSource | Unavailable:
         """Return the best of its figures as a source: the counter of energy, power now, power of the last second."""
         if self._joules is None and self._watts is None:

@@ -52,7 +52,7 @@ def open_power(
         others: list[Callable[[], Sampler]] = []
         if heat := find_heat(root):
             others.append(partial(PollingSampler, "the kernel's clocks and temperatures", heat, HEAT_PERIOD_S))
-        if isinstance(card, NvmlGpu) and not (power and power.name.startswith("NVML")):
+        if isinstance(card, NvmlGpu) and card.gives_anything and (is_jetson or power is None):
             others.append(card.sampler)
         if not is_jetson:
             tried.append(Unavailable("tegrastats, INA sensors and jtop", "this is no Jetson"))
