@@ -50,7 +50,7 @@ def test_parse_gate_of_another_form_is_refused(text):
 
 
 def test_parse_gate_of_a_misspelt_figure_names_near_ones():
-    with pytest.raises(BenchError, match="no figure 'p99' in .*; did you mean p99_ms"):
+    with pytest.raises(BenchError, match=r"no figure 'p99' in .*; did you mean p99_ms"):
         parse_gate("p99 > 10")
 
 
