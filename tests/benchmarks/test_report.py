@@ -24,6 +24,7 @@ from shallowvit_bench.measurement import Metric, append_rows, row_from_measureme
 from shallowvit_bench.report import format_of, html_from_results, markdown_from_results, write_report
 from shallowvit_bench.sides import side_from_bundle
 
+QUICK = BenchConfig(max_runs=12, threads=1, provider="cpu", power=False)
 ENGINE = {
     "path": "engines/rtx/model.engine",
     "report": "engines/rtx/fusion.json",
@@ -75,12 +76,12 @@ def read_page(path):
     return parsed(path.read_text())
 
 
-@pytest.fixture
-def measured_bundle(bundle, tmp_path):
-    other = read_bundle(write_bundle(tmp_path / "other", seed=1))
-    sides = [side_from_bundle(read_bundle(bundle), BenchConfig(threads=1)), side_from_bundle(other, BenchConfig(threads=1))]
-    append_rows(tmp_path / "tiny.bench.jsonl", bench(sides, BenchConfig(max_runs=12, threads=1)))
-    return bundle
+@pytest.fixture(scope="module")
+def measured_bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    infos = [read_bundle(write_bundle(folder / name, seed=seed)) for seed, name in enumerate(("tiny", "other"))]
+    append_rows(folder / "tiny.bench.jsonl", bench([side_from_bundle(info, QUICK) for info in infos], QUICK))
+    return folder / "tiny"
 
 
 def page_of(tmp_path, *measurements, bundles=()):
@@ -104,7 +105,7 @@ def test_write_report_loads_nothing(measured_bundle, tmp_path):
 
 
 def test_write_report_takes_rows_alone(measured_bundle, tmp_path):
-    write_report([tmp_path / "tiny.bench.jsonl"], tmp_path / "report.html")
+    write_report([measured_bundle.with_name("tiny.bench.jsonl")], tmp_path / "report.html")
     assert "Conditions and versions" in read_page(tmp_path / "report.html").text
 
 
@@ -115,12 +116,13 @@ def test_write_report_takes_a_bundle_without_rows_or_scores(tmp_path):
     assert "The blocks were not scored." in text
 
 
-def test_write_report_shows_the_newest_row_of_a_side(measured_bundle, tmp_path):
-    rows = tmp_path / "tiny.bench.jsonl"
-    text = rows.read_text()
-    rows.write_text(text + re.sub(r'"id":"[^"]*"', '"id":""', text))
-    write_report([measured_bundle], tmp_path / "report.html")
-    assert "2 older rows of the same sides are not shown" in read_page(tmp_path / "report.html").text
+def test_write_report_shows_the_newest_row_of_a_side(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    append_rows(rows, [made_up_row("half", ms=5.0), made_up_row("full", sha="bb" * 32), made_up_row("half", ms=7.0)])
+    write_report([rows], tmp_path / "report.html")
+    text = read_page(tmp_path / "report.html").text
+    assert "1 older row of the same sides is not shown" in text
+    assert "A: half: 5" not in text
 
 
 @pytest.mark.parametrize("name", ["<b>&x", "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'])

@@ -80,10 +80,11 @@ class Axis:
         if not self.log:
             return _ticks(self.low, self.high, most)
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for factors in ((1, 2, 5), (1, 3), (1,)):
-            found = [round(factor * 10.0**power, 12) for power in powers for factor in factors]
+        every = math.ceil(len(powers) / most)
+        for factors, chosen in (((1, 2, 5), powers), ((1, 3), powers), ((1,), powers), ((1,), powers[::every])):
+            found = [round(factor * 10.0**power, 12) for power in chosen for factor in factors]
             found = [value for value in found if self.low <= value <= self.high]
-            if len(found) <= most and len(found) >= 2:
+            if 2 <= len(found) <= most:
                 return found
         return _ticks(self.low, self.high, 3)
 
