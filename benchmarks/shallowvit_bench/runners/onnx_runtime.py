@@ -39,8 +39,8 @@ class Provider:
         facts: What is known before loading; what ran elsewhere is added.
         asked: What the session is given as ``providers``; None for one that comes as a package.
         attach: Adds one that comes as a package to the settings of a session.
-        rewrite: Returns another graph for the one in a file and how many nodes it changed, where the provider needs one.
-        fixes_batch: Whether it is faster when the batch's size is part of the graph.
+        rewrite: Returns another graph than the file's and how many nodes it changed, where the provider needs one.
+        fixes_batch: Whether it is faster when the batch's size is part of the graph; a bound batch then has its own session.
         bind: Makes a bound batch of a session, where the plain way isn't enough.
     """
 
@@ -74,39 +74,33 @@ class _BoundSession:
 
 
 class _OnnxRuntimeRunner:
-    """A session with one provider; a second one for other batches, where the first has the batch's size in its graph."""
+    """A session with one provider; ``open_fixed`` makes one for a number of items, where that is faster."""
 
-    def __init__(self, session: Any, where: str, provider: Provider, open_free: Callable[[], Any]) -> None:
+    def __init__(self, session: Any, where: str, provider: Provider, open_fixed: Callable[[int], Any] | None) -> None:
         self.facts = provider.facts
-        self._session, self._free = session, None
-        self._open_free = open_free
+        self._session = session
+        self._open_fixed = open_fixed
         self._where = where
         self._bind = provider.bind or _BoundSession
 
     def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
         with self._refusals(batch):
-            return self._bind(self._session_for(batch), batch)
+            session = self._open_fixed(len(batch)) if self._open_fixed is not None else self._session
+            return self._bind(session, batch)
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        session = self._session
         with self._refusals(batch):
-            session = self._session_for(batch)
-            names = [session.get_outputs()[0].name]
-            output: np.ndarray[Any, Any] = session.run(names, {session.get_inputs()[0].name: batch})[0]
+            output: np.ndarray[Any, Any] = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: batch})[
+                0
+            ]
         return output
-
-    def _session_for(self, batch: np.ndarray[Any, Any]) -> Any:
-        fixed = self._session.get_inputs()[0].shape[0]
-        if not isinstance(fixed, int) or fixed == len(batch):
-            return self._session
-        if self._free is None:
-            self._free = self._open_free()
-        return self._free
 
     def _refusals(self, batch: np.ndarray[Any, Any]) -> Any:
         return _refusals(f"infer: onnxruntime could not run {self._where} on a batch {batch.dtype} {list(batch.shape)}")
 
     def close(self) -> None:
-        self._session = self._free = None
+        self._session = None
 
     def __enter__(self) -> Runner:
         return self
@@ -130,7 +124,7 @@ def open_with_provider(model_path: Path, options: RunnerOptions, provider_here: 
 
     Args:
         model_path: The graph.
-        options: ``batch`` is for providers that want it in the graph.
+        options: How to load it.
         provider_here: Takes the module ``onnxruntime`` and returns the provider, or raises why it can't be had here.
 
     Raises:
@@ -143,7 +137,6 @@ def open_with_provider(model_path: Path, options: RunnerOptions, provider_here: 
     except ImportError as err:
         raise BenchError("open_onnxruntime: onnxruntime is not installed here. Run: pip install onnxruntime") from err
     provider = provider_here(onnxruntime)
-    fixed = options.batch if provider.fixes_batch else None
 
     with_name = "" if provider.name == _CPU else f" with {provider.name}"
 
@@ -154,12 +147,13 @@ def open_with_provider(model_path: Path, options: RunnerOptions, provider_here: 
         with _refusals(f"open_onnxruntime: onnxruntime {onnxruntime.__version__} could not load {model_path}{with_name}"):
             return onnxruntime.InferenceSession(content, settings, providers=provider.asked), changed
 
-    session, changed = load(fixed)
+    session, changed = load(None)
     if changed:
         facts = provider.facts
         provider = replace(provider, facts=replace(facts, options=facts.options | {"attention_written_out": changed}))
     provider = replace(provider, facts=_facts_of(session, provider, model_path, onnxruntime.__version__))
-    return _OnnxRuntimeRunner(session, str(model_path), provider, lambda: load(None)[0])
+    open_fixed = (lambda items: load(items)[0]) if provider.fixes_batch else None
+    return _OnnxRuntimeRunner(session, str(model_path), provider, open_fixed)
 
 
 def _settings(onnxruntime: Any, options: RunnerOptions, batch: int | None) -> Any:
@@ -181,8 +175,7 @@ def _facts_of(session: Any, provider: Provider, model_path: Path, version: str) 
     """Return the facts after loading; refuse a provider that took nothing."""
     facts = replace(provider.facts, version=provider.facts.version or version)
     if provider.fixes_batch:
-        found = session.get_inputs()[0].shape[0]
-        facts = replace(facts, options=facts.options | {"fixed_batch": found if isinstance(found, int) else None})
+        facts = replace(facts, options=facts.options | {"batch_in_graph": _BATCH in session.get_inputs()[0].shape[:1]})
     if provider.name == _CPU:
         return facts
     if provider.name not in session.get_providers():

@@ -26,14 +26,12 @@ class RunnerOptions:
         copies: Whether a GPU's timed run copies the input to the device and the output back.
         cuda_graph: Whether a GPU's run is captured once and replayed.
         profile: The optimisation profile of an engine; None: the first whose range holds the batch.
-        batch: Items of the batch that will be bound, for runtimes that are faster when they know; other sizes still run.
     """
 
     threads: int | None = None
     copies: bool = True
     cuda_graph: bool = True
     profile: int | None = None
-    batch: int | None = None
 
 
 @dataclass(frozen=True)
