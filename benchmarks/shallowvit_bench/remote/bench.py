@@ -19,9 +19,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..device_store import ROWS
+from ..device_store import PREDICTIONS, ROWS
 from ..errors import BenchError
-from .connection import DroppedError, Timeouts, UnreachableError, ask, events, open_connection, python_command, ssh_package
+from ..job import Job, json_from_job
+from .connection import (
+    DroppedError,
+    Timeouts,
+    UnreachableError,
+    ask,
+    events,
+    open_connection,
+    open_files,
+    python_command,
+    ssh_package,
+)
 from .transfer import Parcel, pack, send
 
 if TYPE_CHECKING:
@@ -215,11 +226,11 @@ async def _session(
         while await _ends_early(connection, device, order, cache, state, moved):
             pass
     except BenchError:
-        await _fetch(connection, run, state)
+        await _fetch(connection, device, run, state)
         if not state.rows:  # nothing to go on from
             await ask(connection, device, "drop", id=order.id)
         raise
-    await _fetch(connection, run, state)
+    await _fetch(connection, device, run, state)
     if not state.rows:
         raise BenchError(f"{device.name}: the run there left no rows; another call of the same job may have brought them home")
     await ask(connection, device, "drop", id=order.id)
@@ -249,12 +260,10 @@ def _refuse_unless_waiting(device: Device, order: Order, holder: dict[str, Any])
 
 
 def _job_text(order: Order, cache: str, run: str) -> str:
-    from ..job import Job
-
     parcel = order.parcel
     data = f"{cache}/{parcel.data}" if parcel.sent_data else parcel.data
     bundles = tuple(f"{cache}/{bundle}" for bundle in parcel.bundles)
-    return json.dumps(asdict(Job(order.id, bundles, order.config, data, {}, f"{run}/{ROWS}")))
+    return json_from_job(Job(order.id, bundles, f"{run}/{ROWS}", data, order.config, predictions=f"{run}/{PREDICTIONS}"))
 
 
 async def _ends_early(
@@ -289,7 +298,7 @@ async def _ends_early(
 async def _count_death(
     connection: asyncssh.SSHClientConnection, device: Device, run: str, event: dict[str, Any], state: _State
 ) -> None:
-    await _fetch(connection, run, state)
+    await _fetch(connection, device, run, state)
     kept = f"{len(state.rows)} finished measurements are kept; the same command goes on from there"
     if event["free_bytes"] < _FULL_BYTES:
         raise BenchError(f"{device.name}: the disk with {run} is full; make room there. {kept}")
@@ -300,10 +309,10 @@ async def _count_death(
         raise BenchError(f"{device.name}: the measuring process died twice at the same point; its last words: {said}. {kept}")
 
 
-async def _fetch(connection: asyncssh.SSHClientConnection, run: str, state: _State) -> None:
+async def _fetch(connection: asyncssh.SSHClientConnection, device: Device, run: str, state: _State) -> None:
     """Bring home the rows that are whole, and the files they name."""
     ssh = ssh_package()
-    async with connection.start_sftp_client() as sftp:
+    async with open_files(connection, device) as sftp:
         try:
             async with sftp.open(f"{run}/{ROWS}", "rb") as file:
                 content = bytes(await file.read())
@@ -312,7 +321,7 @@ async def _fetch(connection: asyncssh.SSHClientConnection, run: str, state: _Sta
         whole = content[: content.rfind(b"\n") + 1]
         state.rows = tuple(json.loads(line) for line in whole.splitlines() if line.strip())
         for name in {row["predictions"] for row in state.rows if row.get("predictions")} - set(state.files):
-            async with sftp.open(f"{run}/{Path(name).name}", "rb") as file:
+            async with sftp.open(f"{run}/{PREDICTIONS}/{Path(name).name}", "rb") as file:
                 state.files[name] = bytes(await file.read())
 
 

@@ -6,8 +6,10 @@ A newcomer's trap: asyncssh trusts any host where ``~/.ssh/config`` says ``UserK
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
 
     from .registry import Device
 
-__all__ = ["DroppedError", "Timeouts", "UnreachableError", "ask", "events", "open_connection", "python_command", "ssh_package"]
+__all__ = [
+    "DroppedError",
+    "Timeouts",
+    "UnreachableError",
+    "ask",
+    "events",
+    "open_connection",
+    "open_files",
+    "python_command",
+    "ssh_package",
+]
 
 _STORE = Path(__file__).parents[1] / "device_store.py"
 _OLDEST_PYTHON = (3, 10)
@@ -72,6 +84,8 @@ def ssh_package() -> Any:
         import asyncssh
     except ImportError as err:
         raise BenchError("remote: asyncssh is not installed here. Run: pip install 'shallowvit[remote]'") from err
+    # asyncio warns of every write to a connection that is gone; that it is gone is told once, by us
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     return asyncssh
 
 
@@ -125,6 +139,7 @@ async def _options(ssh: Any, device: Device, timeouts: Timeouts) -> Any:
     try:
         return await ssh.SSHClientConnectionOptions.construct(
             host=device.host,
+            config=(),  # the default: ~/.ssh/config
             **{name: value for name, value in given.items() if value is not None},
             password=None,
             preferred_auth="publickey",
@@ -228,6 +243,25 @@ async def ask(connection: asyncssh.SSHClientConnection, device: Device, action: 
     if "error" in reply:
         raise BenchError(f"{device.name}: could not {action} in {device.cache}: {reply['error']}")
     return reply
+
+
+@asynccontextmanager
+async def open_files(connection: asyncssh.SSHClientConnection, device: Device) -> AsyncIterator[asyncssh.SFTPClient]:
+    """Open SFTP over a connection.
+
+    Raises:
+        BenchError: the device has none.
+    """
+    ssh = ssh_package()
+    try:
+        client = await connection.start_sftp_client()
+    except ssh.SFTPBadMessage as err:
+        raise BenchError(
+            f"{device.name}: its shell prints something at every login, which breaks SFTP; keep it silent there for commands "
+            "(in ~/.bashrc, behind a line that returns when it is not interactive)"
+        ) from err
+    async with client:
+        yield client
 
 
 async def events(connection: asyncssh.SSHClientConnection, device: Device, command: str) -> AsyncIterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
-from .connection import ask, ssh_package
+from .connection import ask, open_files, ssh_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -186,7 +186,7 @@ async def _send_blobs(
     total, sent = sum(blob.size for blob in blobs), 0
     if not blobs:
         return 0
-    async with connection.start_sftp_client() as sftp:
+    async with open_files(connection, device) as sftp:
         for blob in blobs:
             start = partial.get(blob.sha256, 0)
             start = start if start < blob.size else 0  # a whole one that wasn't moved yet, or a longer one: its hash tells
@@ -196,7 +196,7 @@ async def _send_blobs(
                     for place in range(start, blob.size, _PART_BYTES):
                         sent += await _send_part(file, blob, place)
                         progress(f"sent {sent / 2**20:.1f} of {total / 2**20:.1f} MiB")
-            except ssh.SFTPConnectionLost:
+            except (ssh.SFTPConnectionLost, ssh.SFTPNoConnection):
                 raise
             except ssh.SFTPError as err:
                 free = (await ask(connection, device, "probe"))["free_bytes"]
