@@ -1,15 +1,18 @@
-"""Run a bundle's unpruned source in torch eager, as the side to beat. Kept out of the device harness, which has no torch.
+"""Run a bundle's unpruned source in torch, eager or compiled, as the side to beat. Kept out of the device harness.
 
 A newcomer's trap: the source is loaded again from where the manifest says, so its weights are hashed and compared first.
 """
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from shallowvit_bench.errors import BenchError
-from shallowvit_bench.runners import RunnerFacts
+from shallowvit_bench.runners import RunnerFacts, RunnerOptions
 from shallowvit_bench.sides import Side
 
 from .errors import ShallowvitError
@@ -17,7 +20,6 @@ from .errors import ShallowvitError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import numpy as np
     import torch
 
     from shallowvit_bench.bundles import BundleInfo
@@ -25,41 +27,111 @@ if TYPE_CHECKING:
 
 __all__ = ["open_torch", "side_from_source"]
 
+_COMPILERS = ("g++", "clang++", "c++")  # what inductor looks for to compile for the CPU
+_MOST_SHAPES = 64
+_EXACT = {"fp32", "fp16", "bf16"}  # graphs whose floats torch can compute in; quantised ones are held against fp32
+
 
 class _BoundModule:
-    """A batch that the module takes where it lies."""
+    """A batch where the module takes it, and the output where it is read: both made once."""
 
-    device_ms = None
+    device_ms: float | None = None
 
-    def __init__(self, runner: _TorchRunner, batch: np.ndarray[Any, Any]) -> None:
-        self._runner, self._batch = runner, batch
-        self._output: np.ndarray[Any, Any] | None = None
+    def __init__(self, module: torch.nn.Module, batch: np.ndarray[Any, Any]) -> None:
+        import torch
+
+        self._module, self._inference = module, torch.inference_mode
+        self._input = torch.from_numpy(batch)
+        self._output: torch.Tensor | None = None
 
     def __call__(self) -> None:
-        self._output = self._runner.infer(self._batch)
+        with self._inference():
+            self._output = self._module(self._input)
 
     def output(self) -> np.ndarray[Any, Any]:
         assert self._output is not None
-        return self._output
+        found: np.ndarray[Any, Any] = self._output.numpy()
+        return found
+
+
+class _BoundOnGpu:
+    """A batch in pinned memory and on the GPU, copied there and the output back within a run if copies count."""
+
+    def __init__(self, module: torch.nn.Module, batch: np.ndarray[Any, Any], copies: bool) -> None:
+        import torch
+
+        self._torch, self._module, self._copies = torch, module, copies
+        self._host = torch.from_numpy(batch).pin_memory()
+        self._input = self._host.to("cuda")
+        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._found: torch.Tensor | None = None
+        with torch.inference_mode():
+            first = module(self._input)
+            self._back = torch.empty(first.shape, dtype=first.dtype, pin_memory=True)
+        self()
+
+    def __call__(self) -> None:
+        with self._torch.inference_mode():
+            if self._copies:
+                self._input.copy_(self._host, non_blocking=True)
+            self._start.record()
+            self._found = self._module(self._input)
+            self._end.record()
+            if self._copies:
+                self._back.copy_(self._found, non_blocking=True)
+        self._torch.cuda.synchronize()
+
+    @property
+    def device_ms(self) -> float | None:
+        """From event to event, so without the copies."""
+        return float(self._start.elapsed_time(self._end))
+
+    def output(self) -> np.ndarray[Any, Any]:
+        if not self._copies and self._found is not None:
+            self._back.copy_(self._found)
+        found: np.ndarray[Any, Any] = self._back.numpy()
+        return found
 
 
 class _TorchRunner:
-    """A module on the CPU, in inference mode."""
+    """A module in inference mode."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.facts = RunnerFacts("torch", "torch", "fp32")
+    def __init__(self, module: torch.nn.Module, facts: RunnerFacts) -> None:
+        self.facts = facts
         self._module: torch.nn.Module | None = module
+
+    def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
+        assert self._module is not None
+        batch = np.ascontiguousarray(batch)
+        if self.facts.device == "cpu":
+            bound = _BoundModule(self._module, batch)
+            self._first_run(bound)
+            return bound
+        return _BoundOnGpu(self._module, batch, bool(self.facts.copies))
 
     def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import torch
 
         assert self._module is not None
-        with torch.inference_mode():
-            output: np.ndarray[Any, Any] = self._module(torch.from_numpy(batch)).numpy()
-        return output
+        if self.facts.device != "cpu":
+            with torch.inference_mode():
+                output: np.ndarray[Any, Any] = self._module(torch.from_numpy(batch).to("cuda")).cpu().numpy()
+            return output
+        bound = _BoundModule(self._module, batch)
+        self._first_run(bound)
+        return bound.output()
 
-    def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
-        return _BoundModule(self, batch)
+    def _first_run(self, bound: _BoundModule) -> None:
+        """Run a batch that the compiler may not have seen."""
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            bound()
+        except TorchDynamoException as err:  # what it wraps are tracebacks of the compiler's, pages long
+            raise ShallowvitError(
+                f"open_torch: torch.compile could not compile {self.facts.options.get('source')} ({_first_line(err)}); "
+                "compare with torch eager: --against torch"
+            ) from err
 
     def close(self) -> None:
         self._module = None
@@ -71,32 +143,69 @@ class _TorchRunner:
         self.close()
 
 
-def side_from_source(bundle: BundleInfo, threads: int | None = None) -> Side:
-    """Return the side that runs the model a bundle was made from, unpruned and in fp32, in torch eager."""
+def side_from_source(bundle: BundleInfo, options: RunnerOptions, *, compiled: bool = False) -> Side:
+    """Return the side that runs the model a bundle was made from, unpruned, in torch.
+
+    On a GPU it runs there, in the graph's precision; on a CPU in fp32, which onnxruntime computes fp16 graphs in as well.
+
+    Args:
+        bundle: Its source, its preprocessing and its input are used.
+        options: ``threads`` are torch's own, of the whole process.
+        compiled: Through ``torch.compile`` rather than eager.
+    """
     return Side(
         name=f"{bundle.manifest['source']['spec']} (full)",
-        provider="torch",
-        opener=partial(open_torch, bundle, threads),
+        provider=_name(compiled),
+        opener=partial(open_torch, bundle, options, compiled=compiled),
         flops=bundle.flops_before,
-        precision="fp32",
+        precision=_precision(bundle),
         bundle=bundle,
         failures=(BenchError, ShallowvitError, RuntimeError),
     )
 
 
-def open_torch(bundle: BundleInfo, threads: int | None = None) -> Runner:
+def open_torch(bundle: BundleInfo, options: RunnerOptions, *, compiled: bool = False) -> Runner:
     """Load the unpruned source of a bundle into torch, taking the same input as the bundle's graph.
 
     Raises:
-        ShallowvitError: the source can't be loaded or its weights have changed since the export.
+        ShallowvitError: the source can't be loaded, its weights have changed since the export, or there is no compiler.
     """
     import torch
 
+    on_gpu = torch.cuda.is_available()
+    if compiled and not on_gpu and not any(shutil.which(name) for name in _COMPILERS):
+        raise ShallowvitError(
+            f"open_torch: torch.compile needs a C++ compiler for the CPU, and none of {', '.join(_COMPILERS)} is on PATH. "
+            "Run: sudo apt install g++"
+        )
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    precision = _precision(bundle)
+    module = _source_module(bundle, precision)
+    if on_gpu:
+        module = module.to("cuda")
+    facts = RunnerFacts(
+        _name(compiled),
+        _name(compiled),
+        precision,
+        device=torch.cuda.get_device_name() if on_gpu else "cpu",
+        copies=options.copies if on_gpu else None,
+        cuda_graph=False if on_gpu else None,
+        version=torch.__version__,
+        options={"source": bundle.manifest["source"]["spec"]} | ({"mode": "default"} if compiled else {}),
+    )
+    if compiled:
+        # A graph for each batch size, as the other sides have; beyond the limit torch would go on in eager and say nothing.
+        torch._dynamo.config.recompile_limit = _MOST_SHAPES
+        module = torch.compile(module, dynamic=False)
+    return _TorchRunner(module, facts)
+
+
+def _source_module(bundle: BundleInfo, precision: str) -> torch.nn.Module:
     from .exporting import deployable
+    from .exporting.records import Precision
     from .models import load
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     source = bundle.manifest["source"]
     model = load(source["spec"], arch=source["arch"], blocks=tuple(source["blocks"] or ()))
     if model.sha256 != source["weights_sha256"]:
@@ -106,6 +215,21 @@ def open_torch(bundle: BundleInfo, threads: int | None = None) -> Runner:
         )
     settings = bundle.preprocessing
     if settings is None or not settings.in_graph:
-        return _TorchRunner(deployable(model))
+        return deployable(model, Precision(precision))
     height, width = settings.frame_shape[-3:-1]
-    return _TorchRunner(deployable(model, preprocess=True, frame_size=(height, width)))
+    return deployable(model, Precision(precision), preprocess=True, frame_size=(height, width))
+
+
+def _precision(bundle: BundleInfo) -> str:
+    """The graph's on a GPU, where it is the fairer one to beat; fp32 on a CPU and for quantised graphs."""
+    import torch
+
+    return bundle.precision if torch.cuda.is_available() and bundle.precision in _EXACT else "fp32"
+
+
+def _name(compiled: bool) -> str:
+    return "torch-compile" if compiled else "torch"
+
+
+def _first_line(err: Exception) -> str:
+    return next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)

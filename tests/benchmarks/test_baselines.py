@@ -10,7 +10,11 @@ from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.compare import bench
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.preprocessing import random_input
+from shallowvit_bench.runners import RunnerOptions
 from shallowvit_bench.sides import side_from_bundle
+
+OPTIONS = RunnerOptions(threads=1)
+CONFIG = BenchConfig(max_runs=12, threads=1, power=False)
 
 SOURCE = """
 import torch
@@ -57,14 +61,14 @@ def test_open_torch_runs_the_unpruned_source(exported):
     import shallowvit as sv
 
     batch = random_input(exported, 2)
-    with open_torch(exported, 1) as runner, torch.inference_mode():
+    with open_torch(exported, OPTIONS) as runner, torch.inference_mode():
         expected = sv.load(exported.manifest["source"]["spec"]).module(torch.from_numpy(batch)).numpy()
         np.testing.assert_allclose(runner.infer(batch), expected, atol=1e-6)
 
 
 def test_bench_measures_a_bundle_against_its_source(exported):
-    sides = [side_from_bundle(exported, BenchConfig(threads=1)), side_from_source(exported, 1)]
-    ours, full = bench(sides, BenchConfig(max_runs=12, threads=1))
+    sides = [side_from_bundle(exported, BenchConfig(threads=1)), side_from_source(exported, OPTIONS)]
+    ours, full = bench(sides, CONFIG)
     assert (ours.status, full.status, full.backend) == ("ok", "ok", "torch")
     assert ours.ideal_speedup == exported.flops_before / exported.flops_after > 1
     assert ours.share_of_ideal is None  # the ratio to torch holds the runtime too
@@ -75,12 +79,57 @@ def test_open_torch_rejects_changed_weights(exported, tmp_path):
     (tmp_path / "changed.py").write_text(source.replace("manual_seed(0)", "manual_seed(1)"))
     manifest = exported.manifest | {"source": exported.manifest["source"] | {"spec": f"{tmp_path / 'changed.py'}:make"}}
     with pytest.raises(ShallowvitError, match=r"now has weights .* the bundle tiny was made from"):
-        open_torch(replace(exported, manifest=manifest))
+        open_torch(replace(exported, manifest=manifest), OPTIONS)
 
 
 def test_bench_makes_a_row_of_a_source_that_is_gone(exported, tmp_path):
     manifest = exported.manifest | {"source": exported.manifest["source"] | {"spec": f"{tmp_path / 'gone.py'}:make"}}
-    sides = [side_from_bundle(exported, BenchConfig(threads=1)), side_from_source(replace(exported, manifest=manifest), 1)]
-    ours, full = bench(sides, BenchConfig(max_runs=12, threads=1))
+    sides = [
+        side_from_bundle(exported, BenchConfig(threads=1)),
+        side_from_source(replace(exported, manifest=manifest), OPTIONS),
+    ]
+    ours, full = bench(sides, CONFIG)
     assert (ours.status, full.status, ours.speedup) == ("ok", "failed", None)
     assert "gone.py" in full.reason
+
+
+def test_bind_of_torch_reads_the_batch_where_it_lies(exported):
+    batch = random_input(exported, 1)
+    with open_torch(exported, OPTIONS) as runner:
+        bound = runner.bind(batch)
+        before = bound.output().copy()
+        batch *= 2
+        bound()
+        assert not np.array_equal(bound.output(), before)
+
+
+@pytest.mark.slow  # compiling for the CPU takes a minute the first time
+def test_open_torch_compiled_gives_what_eager_gives_at_each_batch(exported):
+    with open_torch(exported, OPTIONS) as eager, open_torch(exported, OPTIONS, compiled=True) as compiled:
+        assert (eager.facts.backend, compiled.facts.backend) == ("torch", "torch-compile")
+        for items in (1, 3):
+            batch = random_input(exported, items)
+            np.testing.assert_allclose(compiled.bind(batch).output(), eager.infer(batch), atol=1e-5)
+
+
+def test_open_torch_compiled_names_the_compiler_that_is_missing(exported, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ShallowvitError, match=r"torch\.compile needs a C\+\+ compiler .* g\+\+"):
+        open_torch(exported, OPTIONS, compiled=True)
+
+
+def test_open_torch_compiled_turns_a_failed_compilation_into_a_sentence(exported, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/bin/false"))
+    torch._dynamo.reset()
+    with (
+        open_torch(exported, OPTIONS, compiled=True) as runner,
+        pytest.raises(ShallowvitError, match=r"torch\.compile could not compile .*; compare with torch eager: --against torch"),
+    ):
+        runner.infer(random_input(exported, 5))
+
+
+def test_side_from_source_names_what_it_runs(exported):
+    side = side_from_source(exported, OPTIONS, compiled=True)
+    assert (side.provider, side.precision, side.flops) == ("torch-compile", "fp32", exported.flops_before)
