@@ -186,7 +186,7 @@ def _open_warm(attempt: _Attempt) -> None:
     attempt.on_gpu = facts.device != "cpu"
     attempt.figures |= {
         "backend": facts.backend,
-        "computed_in": facts.precision,
+        "computed_in": attempt.side.precision if facts.precision == "as the graph" else facts.precision,
         "provider_options": facts.options | ({"version": facts.version} if facts.version else {}),
         "copies": facts.copies,
         "cuda_graph": facts.cuda_graph,
@@ -295,7 +295,8 @@ def _side_of(name: str) -> int:
 
 
 def _predict(one: _Opened, dataset: Dataset) -> Accuracy:
-    folder = one.session.predictions
+    if folder := one.session.predictions:
+        folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]+", "-", f"{one.side.name}-{one.side.provider}")
     save = folder / f"{name}.jsonl" if folder else None
     return measure_accuracy(one.runner(), one.side.bundle, dataset, one.config.accuracy_batch, one.say, save=save)

@@ -41,8 +41,8 @@ def metric_of(row: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return found if found is None or isinstance(found, Mapping) else asdict(found)
 
 
-def _number(key: str, form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: form.format(row[key] * scale) if row.get(key) is not None else ""
+def _number(key: str, form: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: form.format(row[key]) if row.get(key) is not None else ""
 
 
 def _text(key: str) -> Callable[[Mapping[str, Any]], str]:
@@ -81,6 +81,10 @@ def _metric(name: str, *, share: bool = True) -> Callable[[Mapping[str, Any]], s
         return form.format(found["value"]) + ("" if None in ends else f" ({' to '.join(map(form.format, ends))})")
 
     return text
+
+
+def _plain_metric(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: f"{found['value']:.1%}" if (found := metric_of(row, name)) else ""
 
 
 def _speedup(row: Mapping[str, Any]) -> str:
@@ -134,7 +138,7 @@ def _slowed(row: Mapping[str, Any]) -> str:
     if not row.get("drifted"):
         return ""
     change = "slower" if row["drift"] > 0 else "faster"
-    return f"got {abs(row['drift']):.0%} {change} during the run, so the figures are of neither state"
+    return f"got {abs(row['drift']):.0%} {change} during the run, so the figures are of neither state; measure again when idle"
 
 
 METRICS = {
@@ -183,8 +187,16 @@ FIGURES = (
     Figure("ideal from FLOPs", _ideal),
 )
 
-# what a line of a sweep has room for
-SWEEP = (_STATUS, _P50, _P99, _THROUGHPUT, _ENERGY, *METRICS.values(), _SPEEDUP)
+# what a line of a sweep has room for; units stand in the titles
+SWEEP = (
+    Figure("status", lambda row: "" if row["status"] == "ok" else str(row["status"])),
+    Figure("p50 ms", _number("p50_ms", "{:.3f}")),
+    Figure("p99 ms", _number("p99_ms", "{:.3f}")),
+    Figure("items/s", _number("items_per_s", "{:,.1f}")),
+    Figure("mJ an item", _number("energy_item_mj", "{:.3g}")),
+    *(Figure(figure.title.partition(" (")[0], _plain_metric(name)) for name, figure in METRICS.items()),
+    Figure("speed-up", _number("speedup", "{:.2f}x")),
+)
 
 # what must be said with a row's figures, each a sentence or ""
 CAVEATS: tuple[Callable[[Mapping[str, Any]], str], ...] = (

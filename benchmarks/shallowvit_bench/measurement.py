@@ -37,6 +37,7 @@ class Measurement:
 
     Args:
         id: Of the measurement; a later row with the same one replaces it.
+        machine: The device it was taken on, by its name in ``shallowvit devices``; None: where the command ran.
         schema: Of the row; 1 had no providers, energy or metrics.
         status: ok, failed, or invalid (measured under throttling); ``reason`` says why unless it is ok.
         precision: Of the graph; ``computed_in`` is what the provider computes in.
@@ -72,6 +73,7 @@ class Measurement:
     input_dtype: str
     conditions: Conditions
     id: str = ""
+    machine: str | None = None
     schema: int = SCHEMA
     provider: str | None = None
     computed_in: str | None = None

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from shallowvit.cli.bench import bench
 from shallowvit.cli.report import report
 from shallowvit_bench.errors import BenchError
+from shallowvit_bench.measurement import read_rows
 
 QUICK = ["--max-runs", "12", "--threads", "1"]
 
@@ -69,6 +70,57 @@ def test_bench_finds_missing_data_first(bundle):
         run(bench, bundle, "--data", "nowhere")
 
 
+def test_bench_sweeps_batches_in_one_call(bundle, tmp_path):
+    result = run(bench, bundle, "--batch", "1,4", "--against", "provider:cpu", *QUICK)
+    assert [row["batch"] for row in read_rows(tmp_path / "tiny.bench.jsonl")] == [1, 1, 4, 4]
+    assert "tiny (cpu), cpu" in result.stdout
+    assert "items/s" in result.stdout
+
+
+def test_bench_rejects_a_batch_that_is_no_number(bundle):
+    with pytest.raises(BenchError, match=r"--batch '1,x' isn't a number"):
+        run(bench, bundle, "--batch", "1,x")
+
+
+@pytest.mark.parametrize(("gate", "code"), [("p50_ms > 100000", 0), ("p50_ms > 0", 1), ("p99_ms > 100000", 1)])
+def test_bench_exits_with_1_when_a_gate_fails(bundle, gate, code):
+    result = run(bench, bundle, "--fail-if", gate, "--json", *QUICK)
+    (verdict,) = json.loads(result.stdout)["verdicts"]
+    assert (result.exit_code, verdict["failed"]) == (code, bool(code))
+
+
+def test_bench_reads_gates_before_it_measures(bundle, tmp_path):
+    with pytest.raises(BenchError, match=r"did you mean p99_ms"):
+        run(bench, bundle, "--fail-if", "p9_ms > 1")
+    assert not (tmp_path / "tiny.bench.jsonl").exists()
+
+
+def test_bench_holds_a_run_against_a_baseline(bundle, tmp_path):
+    run(bench, bundle, "--rows", tmp_path / "before.jsonl", *QUICK)
+    lines = [json.loads(line) for line in (tmp_path / "before.jsonl").read_text().splitlines()]
+    for row in lines:
+        row["samples_ms"] = [sample / 1000 for sample in row["samples_ms"]]
+    (tmp_path / "faster.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    result = run(bench, bundle, "--baseline", tmp_path / "faster.jsonl", "--max-regression", "5%", *QUICK)
+    assert result.exit_code == 1
+    assert "more than the 5 % allowed" in " ".join(result.stdout.split())
+
+
+def test_bench_lock_clocks_tells_and_measures_nothing(bundle, tmp_path):
+    result = run(bench, bundle, "--lock-clocks")
+    assert (result.exit_code, result.stdout.startswith("now: ")) == (0, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_bench_refuses_torch_on_a_device(bundle):
+    with pytest.raises(BenchError, match=r"--against torch .* leave them out beside --device"):
+        run(bench, bundle, "--device", "me@nowhere", "--against", "torch")
+
+
+def test_bench_says_loudly_that_energy_was_not_measured(bundle):
+    assert "energy not measured" in run(bench, bundle, *QUICK).stdout
+
+
 def test_report_writes_the_page(bundle, tmp_path):
     result = run(report, bundle, "-o", tmp_path / "page.html")
     assert (result.exit_code, result.stdout) == (0, f"wrote {tmp_path / 'page.html'}\n")
@@ -77,4 +129,4 @@ def test_report_writes_the_page(bundle, tmp_path):
 
 def test_report_json_is_one_object(bundle, tmp_path):
     result = run(report, bundle, "-o", tmp_path / "page.html", "--json")
-    assert json.loads(result.stdout) == {"out": str(tmp_path / "page.html"), "sources": [str(bundle)]}
+    assert json.loads(result.stdout) == {"out": str(tmp_path / "page.html"), "sources": [str(bundle)], "format": "html"}

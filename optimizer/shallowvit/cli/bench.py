@@ -1,25 +1,25 @@
-"""``shallowvit bench``: measure a bundle on this machine, alone or against another bundle or the full model in torch."""
+"""``shallowvit bench``: measure a bundle here or on devices over SSH, alone or against other bundles, providers or torch."""
 
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.errors import BenchError
 
 from .options import Json, Quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from shallowvit_bench.gates import GateResult
     from shallowvit_bench.measurement import Measurement
+    from shallowvit_bench.regressions import Regression
 
 __all__ = ["bench"]
 
@@ -28,56 +28,166 @@ _DEFAULTS = BenchConfig()
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder to measure.")],
-    against: Annotated[str | None, typer.Option(help="Another bundle, or 'torch' for the full model in torch eager.")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="'demo', a .npz, or a folder of .npz files or of class folders of images.")
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another bundle; 'torch' or 'torch-compile': the full model; 'provider:NAME': this bundle there. "
+            "Repeatable, the first is the one to beat."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Items per inference.")] = _DEFAULTS.batches[0],
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the bundles; 'auto' measures what works here.  [default: the bundle's engine where it loads, "
+            "else cpu]"
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure there over SSH: user@host[:port] or a name from 'shallowvit devices'. Repeatable."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="What accuracy is measured on: 'demo', arrays, images, video lists; see docs/accuracy.md."),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Items per inference; several, as 1,4,8, are a sweep.")] = "1",
     max_runs: Annotated[int, typer.Option(help="Timed runs a side at most.")] = _DEFAULTS.max_runs,
     max_seconds: Annotated[float, typer.Option(help="Timed seconds a side at most.")] = _DEFAULTS.max_seconds,
     threads: Annotated[int | None, typer.Option(help="Threads of each side.  [default: all usable cores]")] = None,
+    copies: Annotated[bool, typer.Option(help="Count the copies to and from a GPU.")] = _DEFAULTS.copies,
+    cuda_graph: Annotated[bool, typer.Option(help="Capture a GPU's run once and replay it.")] = _DEFAULTS.cuda_graph,
+    power: Annotated[bool, typer.Option(help="Sample power, clocks and heat.")] = _DEFAULTS.power,
+    scenario: Annotated[str | None, typer.Option(help="Also run MLPerf LoadGen: SingleStream, MultiStream or Offline.")] = None,
+    scenario_seconds: Annotated[
+        float, typer.Option(help="How long at least; a submission takes 600.")
+    ] = _DEFAULTS.scenario_seconds,
+    fail_if: Annotated[
+        list[str] | None, typer.Option(help="Exit with 1 if it holds, as 'p99_ms > 10' or 'top1 < 0.80'. Repeatable.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Rows of an earlier run to hold this one against.")] = None,
+    max_regression: Annotated[str, typer.Option(help="How much worse than the baseline is allowed.")] = "5%",
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Tell which commands would lock clocks and power mode, and stop.")
+    ] = False,
     rows: Annotated[Path | None, typer.Option(help="Where to append rows.  [default: BUNDLE.bench.jsonl]")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where to draw the distributions.  [default: BUNDLE.bench.png]")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure latency, memory and accuracy of a bundle; append a row per side and draw the distributions."""
-    from shallowvit_bench.datasets import check_dataset, open_dataset
-
-    ours = read_bundle(bundle)
-    other = read_bundle(Path(against)) if against not in (None, "torch") else None
-    if data is not None:
-        check_dataset(data)
+    """Measure latency, energy, memory and accuracy of a bundle; append a row per measurement and draw the distributions."""
+    if lock_clocks:
+        _tell_lock_commands()
+        return
+    judge = _Judge(fail_if or [], baseline, max_regression)
     rows = _output(bundle, rows, ".bench.jsonl", "--rows")
     plot = _output(bundle, plot, ".bench.png", "--plot")
+    config = BenchConfig(
+        batches=_batches(batch),
+        max_runs=max_runs,
+        max_seconds=max_seconds,
+        threads=threads,
+        provider=provider,
+        copies=copies,
+        cuda_graph=cuda_graph,
+        power=power,
+        scenario=scenario,
+        scenario_seconds=scenario_seconds,
+    )
+    from shallowvit_bench.measurement import row_from_measurement
 
-    from shallowvit_bench.compare import bench as run_bench
-    from shallowvit_bench.compare import side_from_bundle
-    from shallowvit_bench.conditions import usable_cores
-    from shallowvit_bench.measurement import append_rows, row_from_measurement
+    from .bench_printing import print_measurements, progress_lines
+
+    with progress_lines(as_json or quiet) as progress:
+        measurements, failures = _measure(bundle, (device or [], against or [], data), config, rows, progress)
+    drawn = _draw(measurements, plot)
+    verdicts = judge.verdicts(measurements)
+    listed = [row_from_measurement(measurement, samples=not as_json) for measurement in measurements]
+    if as_json:
+        record = {"measurements": listed, "rows": str(rows), "plot": str(plot) if drawn else None, "failures": failures}
+        typer.echo(json.dumps(record | {"verdicts": [asdict(verdict) for verdict in verdicts]}, default=str))
+    else:
+        if listed:
+            print_measurements(listed, [rows, *([plot] if drawn else [])])
+        for text in (*failures, *(f"{verdict.row}: {verdict.sentence}" for verdict in verdicts)):
+            typer.echo(text)
+    if failures or any(measured.status != "ok" for measured in measurements) or any(verdict.failed for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _measure(
+    bundle: Path,
+    asked: tuple[list[str], list[str], str | None],
+    config: BenchConfig,
+    rows: Path,
+    progress: Callable[[str], None],
+) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
+    """Measure here or there; what is missing is found before anything heavy is loaded."""
+    from shallowvit_bench.bundles import read_bundle
+    from shallowvit_bench.datasets import check_dataset
+
+    from ..benching import bench_here, bench_there, is_bundle
+
+    devices, against, data = asked
+    info = read_bundle(bundle)
+    others = [Path(text) for text in against if is_bundle(text)]
+    for path in others:
+        read_bundle(path)
+    if data is not None and not (devices and data.startswith("device:")):
+        check_dataset(data)
+    if not devices:
+        return bench_here(info, against, config, rows, data, progress), ()
+    if len(others) < len(against):
+        raise BenchError(
+            "bench: --against torch and provider:NAME are measured on this machine; leave them out beside --device"
+        )
+    return bench_there(devices, [bundle, *others], config, rows, data, progress)
+
+
+class _Judge:
+    """What makes a run fail: gates on its own figures, and a baseline; both are read before anything is measured."""
+
+    def __init__(self, gates: list[str], baseline: Path | None, max_regression: str) -> None:
+        from shallowvit_bench.gates import parse_gate, parse_share
+        from shallowvit_bench.measurement import read_rows
+
+        self._gates = [parse_gate(text) for text in gates]
+        self._allowed = parse_share(max_regression, "--max-regression")
+        self._baseline = read_rows(baseline) if baseline is not None else None
+
+    def verdicts(self, measurements: tuple[Measurement, ...]) -> list[GateResult | Regression]:
+        """Judge the bundle in question, at every batch size and on every device."""
+        from shallowvit_bench.gates import check_gates
+        from shallowvit_bench.measurement import row_from_measurement
+        from shallowvit_bench.regressions import compare_with_baseline
+
+        if not measurements:
+            return []
+        rows = [row_from_measurement(one) for one in measurements if one.side == measurements[0].side]
+        found: list[GateResult | Regression] = []
+        if self._gates:
+            found += check_gates(rows, self._gates)
+        if self._baseline is not None:
+            found += compare_with_baseline(rows, self._baseline, self._allowed)
+        return found
+
+
+def _draw(measurements: tuple[Measurement, ...], plot: Path) -> bool:
     from shallowvit_bench.plot import draw_latencies
 
-    cores = usable_cores() if threads is None else threads
-    config = BenchConfig(batches=(batch,), max_runs=max_runs, max_seconds=max_seconds, threads=cores)
-    sides = [side_from_bundle(ours, config.threads)]
-    if other is not None:
-        sides.append(side_from_bundle(other, config.threads))
-    elif against == "torch":
-        from ..baselines import side_from_source
+    return draw_latencies(measurements, plot)
 
-        sides.append(side_from_source(ours, config.threads))
-    datasets = [open_dataset(data, side.bundle) for side in sides] if data else []
-    with _progress(as_json or quiet) as report:
-        measurements = run_bench(sides, config, datasets, report)
-    append_rows(rows, measurements)
-    drawn = draw_latencies(measurements, plot)
-    if as_json:
-        listed = [row_from_measurement(measurement, samples=False) for measurement in measurements]
-        typer.echo(json.dumps({"measurements": listed, "rows": str(rows), "plot": str(plot) if drawn else None}))
-    else:
-        _print_table(measurements, rows, plot if drawn else None)
-    if any(measurement.status == "failed" for measurement in measurements):
-        raise typer.Exit(1)
+
+def _tell_lock_commands() -> None:
+    from shallowvit_bench.power.clocks import advise_clocks
+
+    typer.echo(advise_clocks().text())
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as err:
+        raise BenchError(f"bench: --batch {text!r} isn't a number or numbers with commas; write 1 or 1,4,8") from err
 
 
 def _output(bundle: Path, given: Path | None, suffix: str, option: str) -> Path:
@@ -91,42 +201,3 @@ def _output(bundle: Path, given: Path | None, suffix: str, option: str) -> Path:
     if not path.parent.is_dir():
         raise BenchError(f"bench: no folder {path.parent} for {option} {path.name}; create it first")
     return path
-
-
-@contextmanager
-def _progress(silent: bool) -> Iterator[Callable[[str], None]]:
-    """Show what is going on, on stderr, when a person is watching."""
-    if silent or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("bench") as status:
-        yield lambda text: status.update(text)
-
-
-def _print_table(measurements: tuple[Measurement, ...], rows: Path, plot: Path | None) -> None:
-    """Print figures down and sides across, which stays readable in 80 columns."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from shallowvit_bench.figures import FIGURES, busy_text
-
-    console = Console()
-    shared = measurements[0]
-    table = Table(title=f"batch {shared.batch}, {shared.conditions.threads} threads, {shared.conditions.device}")
-    table.add_column("")
-    for measurement in measurements:
-        table.add_column(f"{measurement.side}\n{measurement.backend} {measurement.precision}", justify="right")
-    for figure in FIGURES:
-        cells = [figure.text(vars(measurement)) for measurement in measurements]
-        if any(cells):
-            table.add_row(figure.title, *cells)
-    console.print(table)
-    for measurement in measurements:
-        if measurement.reason:
-            console.print(f"{measurement.side} failed: {measurement.reason}", markup=False, soft_wrap=True)
-    if text := busy_text(vars(shared.conditions)):
-        console.print(text, markup=False, soft_wrap=True)
-    written: list[Any] = [rows, *([plot] if plot else [])]
-    console.print("wrote " + " and ".join(map(str, written)), markup=False, soft_wrap=True)
