@@ -9,6 +9,7 @@ a run that is going on, or that ended and waits to be brought home, only tells.
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .device_store import EVENTS, JOB, LOG, holder, is_alive, is_finished, lock_path, open_lock, write_holder
+from .device_store import EVENTS, JOB, LOG, PREDICTIONS, holder, is_alive, is_finished, lock_path, open_lock, write_holder
 from .errors import BenchError
 
 if TYPE_CHECKING:
@@ -97,7 +98,15 @@ def start(run: Path, who: str, wait: bool, emit: Callable[[dict[str, Any]], None
         who: Is told to others who want to measure at the same time.
         wait: Whether to wait for others; without, they are told and the code is ``LOCKED``.
         emit: Is given each event.
+
+    Raises:
+        BenchError: this Python has no numpy.
     """
+    if importlib.util.find_spec("numpy") is None:
+        raise BenchError(
+            f"numpy is not installed for {sys.executable}; install it there, or name another Python with: "
+            "shallowvit devices add --python"
+        )
     told = None
     while not is_alive(run) and not is_finished(run):
         descriptor = _take(lock_path())
@@ -191,7 +200,7 @@ def _last_words(log: Path) -> str:
 def work(run: Path) -> int:
     """Run the job of a run's folder in this process; events go into a file, what others print into the log."""
     from .device_engines import built_engines
-    from .job import job_from_file, run_job
+    from .job import job_from_json, run_job
 
     with (run / EVENTS).open("a", encoding="utf-8") as events:
         told = -_PROGRESS_EVERY_S
@@ -202,15 +211,18 @@ def work(run: Path) -> int:
                 if time.monotonic() - told < _PROGRESS_EVERY_S:
                     return
                 told = time.monotonic()
+            if event["event"] == "row":  # the file of rows has it whole
+                event = {"event": "row", "text": "{side}, batch {batch}: {status}".format(**event["row"])}
             with suppress(OSError):  # on a full disk the next row fails, and says so; this must not
                 events.write(json.dumps(event) + "\n")
                 events.flush()
 
         try:
-            job = built_engines(job_from_file(run / JOB), run.parents[1], emit)
-            code = run_job(job, emit)
+            job = built_engines(job_from_json((run / JOB).read_text(encoding="utf-8")), run.parents[1], emit)
+            (run / PREDICTIONS).mkdir(exist_ok=True)
+            failed = run_job(job, emit)
         except BenchError as err:
             emit({"event": "error", "message": str(err)})
             return 1
-        emit({"event": "done", "code": code})
-        return code
+        emit({"event": "done", "code": 0, "failed": failed})
+        return 0

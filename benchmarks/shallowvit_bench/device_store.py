@@ -33,6 +33,7 @@ __all__ = [
     "EVENTS",
     "JOB",
     "LOG",
+    "PREDICTIONS",
     "ROWS",
     "answer",
     "holder",
@@ -43,7 +44,7 @@ __all__ = [
     "write_holder",
 ]
 
-JOB, EVENTS, LOG, ROWS, ALIVE = "job.json", "events.jsonl", "log.txt", "rows.jsonl", "alive"
+JOB, EVENTS, LOG, ROWS, PREDICTIONS, ALIVE = "job.json", "events.jsonl", "log.txt", "rows.jsonl", "predictions", "alive"
 _FOLDERS = ("blobs", "bundles", "data", "engines", "harness", "runs", "runtimes")
 _GRACE_S = 5.0
 
@@ -181,6 +182,8 @@ def _link(folder: Path, files: dict[str, Path]) -> None:
 def _begin(cache: Path, request: Request) -> Reply:
     run = cache / "runs" / request["id"]
     run.mkdir(parents=True, exist_ok=True)
+    if (run / JOB).is_file():  # of the run that goes on: its rows carry the id in there
+        return {}
     beside = run / f"{JOB}.partial"
     beside.write_text(request["job"], encoding="utf-8")
     beside.replace(run / JOB)

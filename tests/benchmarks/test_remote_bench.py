@@ -76,6 +76,12 @@ def test_remote_bench_measures_accuracy_on_data_that_was_sent(device, bundle, tm
     result = measure(device, bundle, data=str(tmp_path / "clips.npz"))
     assert result.failure is None
     assert (result.rows[0]["data"], result.rows[0]["items"]) == ("clips.npz", 6)
+    assert b"model_sha256" in result.files[result.rows[0]["predictions"]]
+
+
+def test_a_run_after_a_finished_one_is_a_new_one(device, bundle):
+    ids = [measure(device, bundle).rows[0]["id"] for _ in range(2)]
+    assert ids[0] != ids[1]
 
 
 def test_remote_bench_takes_data_that_is_on_the_device(device, bundle, tmp_path):

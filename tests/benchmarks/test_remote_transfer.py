@@ -85,12 +85,29 @@ def test_pack_gives_the_same_folder_for_the_same_content(bundle, tmp_path):
 
 
 def test_pack_leaves_data_of_the_device_to_the_device(bundle):
-    parcel = pack([bundle], "device:/data/clips.npz")
-    assert (parcel.data, parcel.sent_data) == ("/data/clips.npz", False)
+    parcel = pack([bundle], "device:kinetics:/data/val.csv?root=/data")
+    assert parcel.data == "kinetics:/data/val.csv?root=/data"
 
 
 def test_pack_leaves_the_demo_data_to_the_harness(bundle):
-    assert (pack([bundle], "demo").data, pack([bundle], "demo").sent_data) == ("demo", False)
+    assert pack([bundle], "demo").data == "demo"
+
+
+@pytest.mark.parametrize("form", ["", "images:", "binary:images:"])
+def test_pack_puts_the_place_on_the_device_into_the_specification(bundle, tmp_path, form):
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    (tmp_path / "pictures" / "cat" / "1.png").write_bytes(b"a cat")
+    parcel = pack([bundle], f"{form}{tmp_path / 'pictures'}")
+    folder = next(folder for folder in parcel.trees if folder.startswith("data/"))
+    assert parcel.data == f"{form}<cache>/{folder}/pictures"
+    assert list(parcel.trees[folder]) == ["pictures/cat/1.png"]
+
+
+def test_pack_rejects_data_whose_files_lie_elsewhere(bundle, tmp_path):
+    (tmp_path / "list").mkdir()
+    (tmp_path / "names.txt").write_text("cat")
+    with pytest.raises(BenchError, match=r"names files beside it, which aren't sent; .* device:images:PATH-THERE"):
+        pack([bundle], f"images:{tmp_path / 'list'}?classes={tmp_path / 'names.txt'}")
 
 
 # --- what is sent

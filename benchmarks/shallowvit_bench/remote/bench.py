@@ -14,6 +14,7 @@ import hashlib
 import json
 import socket
 import time
+import uuid
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from .connection import (
     python_command,
     ssh_package,
 )
-from .transfer import Parcel, pack, send
+from .transfer import CACHE, Parcel, pack, send
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -126,7 +127,7 @@ def remote_bench(
         devices: From ``find_device``; names must differ.
         bundles: The side in question first, as in ``bench``.
         config: Of the measurement.
-        data: ``demo`` and the like, a file or folder here, which is sent, or ``device:PATH``.
+        data: As ``open_dataset`` takes it: ``demo``, or a file or folder here, which is sent; behind ``device:`` one there.
         wait: Whether to wait for others who measure there.
         timeouts: When to give up on a connection.
         progress: Told the device and what is going on there.
@@ -261,9 +262,11 @@ def _refuse_unless_waiting(device: Device, order: Order, holder: dict[str, Any])
 
 def _job_text(order: Order, cache: str, run: str) -> str:
     parcel = order.parcel
-    data = f"{cache}/{parcel.data}" if parcel.sent_data else parcel.data
+    data = parcel.data.replace(CACHE, cache) if parcel.data else None
     bundles = tuple(f"{cache}/{bundle}" for bundle in parcel.bundles)
-    return json_from_job(Job(order.id, bundles, f"{run}/{ROWS}", data, order.config, predictions=f"{run}/{PREDICTIONS}"))
+    return json_from_job(
+        Job(uuid.uuid4().hex[:12], bundles, f"{run}/{ROWS}", data, order.config, predictions=f"{run}/{PREDICTIONS}")
+    )
 
 
 async def _ends_early(
@@ -319,7 +322,8 @@ async def _fetch(connection: asyncssh.SSHClientConnection, device: Device, run: 
         except ssh.SFTPNoSuchFile:
             return
         whole = content[: content.rfind(b"\n") + 1]
-        state.rows = tuple(json.loads(line) for line in whole.splitlines() if line.strip())
+        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
+        state.rows = tuple({row["id"]: row for row in rows}.values())  # one is written again when its accuracy is known
         for name in {row["predictions"] for row in state.rows if row.get("predictions")} - set(state.files):
             async with sftp.open(f"{run}/{PREDICTIONS}/{Path(name).name}", "rb") as file:
                 state.files[name] = bytes(await file.read())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..datasets.specs import DEMO, FORMS, check_spec
 from ..errors import BenchError
 from .connection import ask, open_files, ssh_package
 
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     import asyncssh
 
+    from ..datasets.specs import DataSpec
     from .registry import Device
 
-__all__ = ["DEVICE_PATH", "Blob", "Parcel", "harness_bytes", "pack", "send"]
+__all__ = ["CACHE", "ON_DEVICE", "Blob", "Parcel", "harness_bytes", "pack", "send"]
 
-DEVICE_PATH = "device:"  # before a path of data that is on the device already
+CACHE = "<cache>"  # stands for a folder that only the device knows
+ON_DEVICE = "device:"  # before data that is on the device already
 _PACKAGE = Path(__file__).parents[1]
 _PROGRAM = "shallowvit_bench.pyz"
 _AT_HOME = ("remote", "__pycache__")
@@ -52,7 +55,7 @@ class Parcel:
     Args:
         harness: The sha256 of the zip file with this package; ``program`` is where it is, under the cache.
         bundles: Folders under the cache, in the order of the job.
-        data: A folder or file under the cache, or what the device itself knows; None: no accuracy.
+        data: What ``open_dataset`` takes there, with ``CACHE`` in place of the cache's folder; None: no accuracy.
         trees: Folder under the cache -> path in it -> sha256.
     """
 
@@ -60,7 +63,6 @@ class Parcel:
     program: str
     bundles: tuple[str, ...]
     data: str | None
-    sent_data: bool
     blobs: tuple[Blob, ...]
     trees: dict[str, dict[str, str]]
 
@@ -88,7 +90,7 @@ def pack(bundles: Sequence[Path], data: str | None) -> Parcel:
 
     Args:
         bundles: Folders.
-        data: ``demo`` and the like, ``device:PATH``, or a file or folder here, which is sent.
+        data: As ``open_dataset`` takes it: ``demo``, or a file or folder here, which is sent; behind ``device:`` one there.
 
     Raises:
         BenchError: a file can't be read, or there is no such data.
@@ -99,12 +101,31 @@ def pack(bundles: Sequence[Path], data: str | None) -> Parcel:
     folder = f"harness/{sha256[:16]}"
     trees = {folder: {_PROGRAM: sha256}}
     places = [_add_tree(bundle.resolve(), "bundles", blobs, trees) for bundle in bundles]
-    place, sent = data, False
-    if data is not None and data.startswith(DEVICE_PATH):
-        place = data.removeprefix(DEVICE_PATH)
-    elif data is not None and Path(data).exists():
-        place, sent = _add_tree(Path(data).resolve(), "data", blobs, trees), True
-    return Parcel(sha256, f"{folder}/{_PROGRAM}", tuple(places), place, sent, tuple(blobs.values()), trees)
+    spec = data.removeprefix(ON_DEVICE) if data is not None else None
+    if data is not None and spec == data and data not in DEMO:
+        parsed = check_spec(data)
+        _check_whole(data, parsed)
+        place = _add_tree(parsed.path.resolve(), "data", blobs, trees)
+        spec = data.replace(_path_in(data), f"{CACHE}/{place}", 1)
+    return Parcel(sha256, f"{folder}/{_PROGRAM}", tuple(places), spec, tuple(blobs.values()), trees)
+
+
+def _check_whole(data: str, parsed: DataSpec) -> None:
+    """Refuse data whose files lie elsewhere: a list of videos, or options that name files."""
+    elsewhere = [name for name in ("root", "classes", "list") if name in parsed.options]
+    if elsewhere or (parsed.form and parsed.path.is_file()):
+        raise BenchError(
+            f"pack: {data} names files beside it, which aren't sent; copy all of it to the device and give "
+            f"{ON_DEVICE}{parsed.form}:PATH-THERE"
+        )
+
+
+def _path_in(data: str) -> str:
+    """The path as it stands in a specification."""
+    rest = data
+    while (form := rest.partition(":")[0]) != rest and form in FORMS:
+        rest = rest.removeprefix(f"{form}:")
+    return rest.partition("?")[0] if rest != data else data
 
 
 def _add_tree(path: Path, kind: str, blobs: dict[str, Blob], trees: dict[str, dict[str, str]]) -> str:
