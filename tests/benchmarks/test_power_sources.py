@@ -31,7 +31,9 @@ def _write(root, files):
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(text))
+        beside = path.with_name(f".{path.name}")  # a sampler may be reading: a file of the kernel is never half there
+        beside.write_text(str(text))
+        beside.replace(path)
     return root
 
 
@@ -272,8 +274,7 @@ def test_rapl_look_goes_on_counting_when_a_counter_starts_again(tmp_path):
 def test_open_power_for_a_cpu_samples_rapl(tmp_path):
     root = _write(tmp_path, RAPL)
     with open_power(root=root) as meter, meter.sampling() as recording:
-        (root / f"{POWERCAP}/intel-rapl:0/energy_uj").write_text("950")
-        (root / f"{POWERCAP}/intel-rapl:0:1/energy_uj").write_text("60")
+        _write(root, {f"{POWERCAP}/intel-rapl:0/energy_uj": 950, f"{POWERCAP}/intel-rapl:0:1/energy_uj": 60})
     assert recording.trace().readings[-1].joules == pytest.approx(60e-6)
 
 
@@ -409,6 +410,14 @@ def test_polling_sampler_reads_before_and_after_what_runs_inside():
     assert (before.since_s, after.since_s) == (before.time_s, before.time_s)
 
 
+def test_polling_sampler_reads_no_more_often_than_it_was_told():
+    sampler = PollingSampler("test", _now, 0.05)
+    sampler.start()
+    time.sleep(0.3)
+    times = [reading.time_s for reading in sampler.stop().readings]
+    assert len(times) <= (times[-1] - times[0]) / 0.05 + 2
+
+
 def test_polling_sampler_leaves_out_moments_it_missed():
     def slow():
         time.sleep(0.05)
@@ -420,7 +429,7 @@ def test_polling_sampler_leaves_out_moments_it_missed():
     assert len(sampler.stop().readings) < 12
 
 
-@pytest.mark.parametrize("error", [OSError("gone"), BenchError("the sensor is gone")])
+@pytest.mark.parametrize("error", [OSError("gone"), BenchError("the sensor is gone"), ValueError("no number")])
 def test_polling_sampler_keeps_what_it_has_when_the_sensor_goes(error):
     looks = iter([_now(watts=1.0), _now(watts=2.0)])
 

@@ -7,6 +7,7 @@ dropped where it isn't supported.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
@@ -72,7 +73,7 @@ class NvmlGpu:
         self._clocks = {
             unit: look
             for unit, number in _CLOCKS.items()
-            if (look := self._given(lambda number=number: float(nvml.nvmlDeviceGetClockInfo(handle, number))))
+            if (look := self._given(partial(nvml.nvmlDeviceGetClockInfo, handle, number)))
         }
         self._reasons = self._given(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or self._given(
             lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)  # drivers before 535
@@ -109,7 +110,7 @@ class NvmlGpu:
                 watts=self._watts() if self._watts else None,
                 joules=self._joules() if self._joules else None,
                 temperatures_c={"gpu": self._temperature()} if self._temperature else {},
-                clocks_mhz={unit: look() for unit, look in self._clocks.items()},
+                clocks_mhz={unit: float(look()) for unit, look in self._clocks.items()},
                 throttled=throttle_sentences(self._reasons()) if self._reasons else (),
                 ram_mib=self._memory() if self._memory else None,
             )

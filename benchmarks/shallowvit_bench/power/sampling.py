@@ -68,7 +68,7 @@ class PollingSampler:
 
     Args:
         name: Of the sensor, for messages; the trace's source where ``look`` gives power or energy.
-        look: Reads the sensor. A ``BenchError`` or ``OSError`` of it ends the sampling and stands in the trace.
+        look: Reads the sensor. Its ``BenchError``, ``OSError`` or ``ValueError`` ends the sampling and stands in the trace.
         period_s: Between two looks.
         source: What the trace is told of the source of power; None: ``look`` gives no power.
     """
@@ -113,7 +113,7 @@ class PollingSampler:
             return
         try:
             reading = self._look()
-        except (BenchError, OSError) as err:
+        except (BenchError, OSError, ValueError) as err:
             after = f"after {self._readings[-1].time_s - self._readings[0].time_s:.1f} s" if self._readings else "at once"
             self._problem = f"{self._name} could no longer be read {after}: {err}"
             return
