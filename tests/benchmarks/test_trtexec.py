@@ -59,7 +59,7 @@ RTX = """\
 [I] Throughput: 1133.1 qps
 [I] Latency: min = 0.877441 ms, max = 0.886963 ms, mean = 0.881485 ms, median = 0.881592 ms, percentile(90%) = 0.883606 ms
 [I] Enqueue Time: min = 0.004639 ms, max = 0.020630 ms, mean = 0.005356 ms, median = 0.005249 ms, percentile(90%) = 0.0058 ms
-[I] GPU Compute Time: min = 0.877441 ms, max = 0.886963 ms, mean = 0.881485 ms, median = 0.881592 ms, percentile(90%) = 0.8836 ms
+[I] GPU Compute Time: min = 0.877441 ms, max = 0.886963 ms, mean = 0.881485 ms, median = 0.881592 ms
 """
 
 # TensorRT 10.3 (JetPack 6): single lines
