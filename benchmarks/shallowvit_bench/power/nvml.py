@@ -30,10 +30,10 @@ _CLOCKS = {"sm": 1, "memory": 2}
 # Of nvmlDeviceGetCurrentClocksEventReasons. Idle (0x1), clocks that somebody set (0x2) and a display (0x100) are no throttling.
 _THROTTLE_BITS = {
     0x4: "the GPU's clocks were held down by its power limit (SwPowerCap)",
-    0x8: "the GPU's clocks were halved by its hardware (HwSlowdown)",
+    0x8: "the GPU's clocks were cut to half or less by its hardware (HwSlowdown)",
     0x20: "the GPU's clocks were held down for its temperature (SwThermalSlowdown)",
-    0x40: "the GPU's clocks were halved for its temperature (HwThermalSlowdown)",
-    0x80: "the GPU's clocks were halved by the power supply (HwPowerBrakeSlowdown)",
+    0x40: "the GPU's clocks were cut to half or less for its temperature (HwThermalSlowdown)",
+    0x80: "the GPU's clocks were cut to half or less by the power supply (HwPowerBrakeSlowdown)",
 }
 
 
