@@ -187,11 +187,30 @@ def test_finding_tells_speed_accuracy_and_energy_against_the_other_side(bundle, 
     full = made_up_row("full", sha="bb" * 32, top1=0.9, ms=17.0, **made_up_energy(41.0))
     text = page_of(tmp_path, ours, full, bundles=[info])
     assert "tiny is the model without 2 of its 4 blocks, which saves 50% of the FLOPs." in text
-    assert f"On {ORIN} it is 2.00x as fast as full (1.90 to 2.10 over rounds): 5 ms for a batch of 1 instead of 10 ms." in text
+    assert (
+        f"On {ORIN} it is 2.00x as fast as full (1.90 to 2.10 over rounds): 5 ms for a batch of 1 instead of 10 ms; an item "
+        "takes 20 mJ above idle instead of 41 mJ."
+    ) in text
     assert (
         "top-1 on demo is 80.0% (78.3% to 81.7%); that of full is 90.0% (88.3% to 91.7%), and the intervals lie apart." in text
     )
-    assert "An item takes 20 mJ above idle instead of 41 mJ." in text
+
+
+def test_finding_tells_each_device_apart(bundle, tmp_path):
+    info = read_bundle(bundle)
+    places = ((ORIN, 5.0), (SERVER, 0.5))
+    slow, quick = (made_up_row("half", sha=info.model_sha256, device=device, p50_ms=ms) for device, ms in places)
+    text = page_of(tmp_path, slow, quick, bundles=[info])
+    assert f"On {ORIN} it takes 5 ms for a batch of 1; its energy was not measured." in text
+    assert f"On {SERVER} it takes 0.5 ms for a batch of 1; its energy was not measured." in text
+
+
+def test_finding_compares_with_the_side_of_the_same_run(bundle, tmp_path):
+    info = read_bundle(bundle)
+    ours = made_up_row("half", id="run1-b1-0", sha=info.model_sha256, against="full", top1=0.8)
+    wrong = made_up_row("full", id="run2-b1-1", sha="bb" * 32, computed_in="bf16", top1=0.6)
+    right = made_up_row("full", id="run1-b1-1", sha="bb" * 32, top1=0.9)
+    assert "that of full is 90.0%" in page_of(tmp_path, ours, wrong, right, bundles=[info])
 
 
 def test_finding_says_when_accuracy_intervals_overlap(bundle, tmp_path):
@@ -222,6 +241,10 @@ def test_finding_takes_nothing_from_an_invalid_row(bundle, tmp_path):
         ({"overhead": 0.03}, "the harness's own time is 3.0% of the median"),
         ({"speedup": 4.0, "speedup_low": 1.4, "speedup_high": 3.8}, "lies outside of its own spread"),
         ({"speedup": 1.1, "speedup_low": 0.9, "speedup_high": 1.3}, "isn't beyond noise"),
+        (
+            {"speedup": 9.0, "speedup_low": 8.0, "speedup_high": 9.5, "ideal_speedup": 2.0, "against": "torch"},
+            "torch ran in another runtime or precision",
+        ),
         ({"remarks": ("ran partly on the CPU",)}, "ran partly on the CPU"),
         ({"conditions": made_up_conditions(ORIN, load_average=5.0)}, "busy before the start (load 5 on 6 cores)"),
         ({"conditions": made_up_conditions(ORIN, clocks_locked=False)}, "clocks were not locked"),
@@ -261,9 +284,20 @@ def test_page_shows_energy_clocks_and_throttling(tmp_path):
 
 
 def test_page_draws_another_metric_where_there_is_no_top1(tmp_path):
-    found = {"mAP": Metric(0.81, 0.79, 0.83)}
+    found = {"map": Metric(0.81, 0.79, 0.83)}
     row = made_up_row("half", metrics=found, data="market1501:data")
-    assert "on market1501:data over median latency of a batch" in page_of(tmp_path, row)
+    assert "mAP on market1501:data over median latency of a batch" in page_of(tmp_path, row)
+
+
+def test_page_draws_a_figure_that_is_no_share_without_per_cent(tmp_path):
+    text = page_of(tmp_path, made_up_row("half", metrics={"auc": Metric(0.913, 0.9, 0.926)}))
+    assert "A 0.913 at " in text
+
+
+def test_page_keeps_a_row_without_raw_latencies_in_accuracy_charts(tmp_path):
+    text = page_of(tmp_path, made_up_row("half", samples_ms=()))
+    assert "top-1 on demo over median latency" in text
+    assert "Latency in the order of time" not in text
 
 
 def test_page_names_each_device_and_its_front(tmp_path):

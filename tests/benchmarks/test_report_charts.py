@@ -1,4 +1,5 @@
 import re
+from importlib.resources import files
 
 import pytest
 from made_up_rows import made_up_row, made_up_sides, made_up_sweep, rows_of
@@ -43,20 +44,20 @@ def test_front_of_drops_what_is_as_good_but_dearer():
 
 def test_draw_tradeoff_draws_one_front_a_group_and_pales_the_beaten():
     points = [point(1, 0.7), point(2, 0.6), point(9, 0.5, group="other")]
-    drawn = draw_tradeoff(points, "{:g} ms".format, "label", 760)
+    drawn = draw_tradeoff(points, "latency", "{:g} ms".format, "label", 760)
     assert drawn.count('class="front"') == 2
     assert drawn.count('class="pale"') == 1
 
 
 def test_draw_tradeoff_takes_perfect_scores():
-    drawn = draw_tradeoff([point(1.0, 1.0, ends=(1.0, 1.0))], "{:g} ms".format, "label", 760)
+    drawn = draw_tradeoff([point(1.0, 1.0, ends=(1.0, 1.0))], "cost", "{:g} ms".format, "label", 760)
     assert "A 100.0% at 1 ms" in drawn
     assert "nan" not in drawn
 
 
 @pytest.mark.parametrize("cost", [0.0, -3.0])
 def test_draw_tradeoff_takes_a_cost_of_nothing_or_less(cost):
-    assert "nan" not in draw_tradeoff([point(cost, 0.5), point(2.0, 0.6)], "{:g} mJ".format, "label", 340)
+    assert "nan" not in draw_tradeoff([point(cost, 0.5), point(2.0, 0.6)], "cost", "{:g} mJ".format, "label", 340)
 
 
 @pytest.mark.parametrize("samples", [[[1.0, 1.0]], [[1.0, 2.0], [300.0, 900.0]], [[0.001]]])
@@ -158,3 +159,25 @@ def test_newest_keeps_devices_and_power_modes_apart(tmp_path):
     assert len(newest(rows + rows)) == len(rows)
     slow = [row | {"conditions": row["conditions"] | {"power_mode": "15W"}} for row in rows]
     assert len(newest(rows + slow)) == 2 * len(rows)
+
+
+def luminance(colour):
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_can_be_told_from_their_ground(scheme):
+    css = (files("shallowvit_bench") / "data" / "report.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[0 if scheme == "light" else 1]
+    colour = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", block))
+    texts = [("ink", "page"), ("ink", "card"), ("soft", "page"), ("soft", "card"), ("warn", "page"), ("warn", "warn-page")]
+    assert [pair for pair in [*texts, ("link", "page")] if contrast(colour[pair[0]], colour[pair[1]]) < 4.5] == []
+    drawn = ["keep", "gone", "fused", *(f"c{place}" for place in range(6))]
+    assert [name for name in drawn if contrast(colour[name], colour["page"]) < 3] == []

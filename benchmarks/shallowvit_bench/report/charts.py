@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ..figures import text_from_ms
 from .drawing import (
-    COLOURS,
     Axis,
     Mark,
     draw_grid,
@@ -32,6 +31,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 50, 16, 16, 44, 300
 _STEPS = 240  # of a distribution's line
 _BUCKETS = 150  # of a series in the order of time
 _PANEL = 74
+_FEW, _NARROW_LABELS = 4, 500  # series whose labels hold their figures, in a drawing wider than this
 _EDGE = 0.005  # the share of the slowest runs that may lie beyond the edge
 
 
@@ -78,36 +78,55 @@ def front_of(points: Sequence[Point]) -> list[Point]:
     return sorted((point for point in points if not beaten(point)), key=lambda point: (point.cost, point.value))
 
 
-def draw_tradeoff(points: Sequence[Point], cost_text: Callable[[float], str], label: str, width: int) -> str:
-    """Draw accuracy over a cost with intervals, and each group's Pareto front; what is beaten is drawn pale."""
-    costs = [cost for point in points for cost in (point.cost, *(point.cost_ends or ()))]
+def draw_tradeoff(
+    points: Sequence[Point], cost: str, cost_text: Callable[[float], str], label: str, width: int, *, share: bool = True
+) -> str:
+    """Draw accuracy over a cost with intervals, and each group's Pareto front; what is beaten is drawn pale.
+
+    Args:
+        points: One or more.
+        cost: What the cost is.
+        cost_text: Writes a cost with its unit.
+        label: Stands for the drawing where it can't be seen.
+        width: In pixels.
+        share: Whether accuracy is written in per cent.
+    """
+    costs = [each for point in points for each in (point.cost, *(point.cost_ends or ()))]
     values = [value for point in points for value in (point.value, *(point.ends or ()))]
-    logarithmic = log_wanted(costs)
     x_ends = (_LEFT, width - _RIGHT)
-    if logarithmic:
+    if log_wanted(costs):
         x = fitted(costs, *x_ends, log=True, margin=0.12)
     else:
-        x = Axis(min(0.0, min(costs)), 1.15 * max(costs) or 1.0, *x_ends)
+        x = Axis(min(0.0, 1.15 * min(costs)), max(1.15 * max(costs), 0.0) or 1.0, *x_ends)
     margin = max(0.02, 0.15 * (max(values) - min(values)))
     y = Axis(max(0.0, min(values) - margin), min(1.0, max(values) + margin), _HEIGHT - _BOTTOM, _TOP)
-    parts = draw_grid(x, y, "{:.0%}".format if y.high - y.low > 0.05 else "{:.1%}".format, cost_text)
+    tick = (".0%" if y.high - y.low > 0.05 else ".1%") if share else ".2f"
+    parts = draw_grid(x, y, lambda value: format(value, tick), cost_text)
     fronts = [front_of([point for point in points if point.group == group]) for group in {p.group: 0 for p in points}]
     parts += [_front_line(front, x, y) for front in fronts]
     best = {id(point) for front in fronts for point in front}
-    few = len(points) <= 4
-    texts = [f"{p.mark.tag} {p.value:.1%} at {cost_text(p.cost)}" if few and width > 500 else p.mark.tag for p in points]
+    whole = len(points) <= _FEW and width > _NARROW_LABELS
+    texts = [
+        f"{point.mark.tag} {format(point.value, '.1%' if share else '.3f')} at {cost_text(point.cost)}"
+        if whole
+        else point.mark.tag
+        for point in points
+    ]
     wanted = [(x(point.cost), y(point.value), text) for point, text in zip(points, texts, strict=True)]
     placed = place_labels(wanted, _LEFT, width, 0, _HEIGHT - _BOTTOM)
-    for point, (at, up, text), (label_x, label_y, anchor) in zip(points, wanted, placed, strict=True):
+    for point, text, (label_x, label_y, anchor) in zip(points, texts, placed, strict=True):
         pale = "" if id(point) in best else ' class="pale"'
-        whiskers = ""
-        if point.ends:
-            whiskers += draw_line(at, y(point.ends[0]), at, y(point.ends[1]), point.mark.stroke)
-        if point.cost_ends:
-            whiskers += draw_line(x(point.cost_ends[0]), up, x(point.cost_ends[1]), up, point.mark.stroke)
-        shape = draw_shape(at, up, point.mark, point.title)
-        parts.append(f"<g{pale}>{whiskers}{shape}{draw_label(label_x, label_y, text, anchor, 'value')}</g>")
+        inner = _cross(point, x, y) + draw_shape(x(point.cost), y(point.value), point.mark, point.title)
+        parts.append(f"<g{pale}>{inner}{draw_label(label_x, label_y, text, anchor, 'value')}</g>")
+    parts.append(draw_label((x.start + x.end) / 2, _HEIGHT - 6, cost))
     return draw_svg(parts, width, _HEIGHT, label)
+
+
+def _cross(point: Point, x: Axis, y: Axis) -> str:
+    """The intervals of a point."""
+    at, up, style = x(point.cost), y(point.value), point.mark.plain_stroke
+    upright = draw_line(at, y(point.ends[0]), at, y(point.ends[1]), style) if point.ends else ""
+    return upright + (draw_line(x(point.cost_ends[0]), up, x(point.cost_ends[1]), up, style) if point.cost_ends else "")
 
 
 def _front_line(front: Sequence[Point], x: Axis, y: Axis) -> str:
@@ -126,7 +145,7 @@ def draw_distributions(series: Sequence[Series], width: int) -> str:
     y = Axis(0, 1.04, _HEIGHT - _BOTTOM, _TOP)
     parts = draw_grid(x, y, "{:.0%}".format, text_from_ms)
     medians = [statistics.median(samples) for samples in ordered]
-    few = len(series) <= 4
+    few = len(series) <= _FEW
     wanted = [
         (x(median), y(0.5), f"{each.mark.tag} {text_from_ms(median)}" if few else each.mark.tag)
         for each, median in zip(series, medians, strict=True)
@@ -140,6 +159,7 @@ def draw_distributions(series: Sequence[Series], width: int) -> str:
     for each, median, (at, up, text), (label_x, label_y, anchor) in zip(series, medians, wanted, placed, strict=True):
         parts.append(draw_shape(at, up, each.mark, f"{each.title}: median {text_from_ms(median)}", 5))
         parts.append(draw_label(label_x, label_y, text, anchor, "value"))
+    parts.append(draw_label((x.start + x.end) / 2, _HEIGHT - 6, "latency of a batch"))
     label = "share of runs at or below each latency; medians " + _listed(series, map(text_from_ms, medians))
     return draw_svg(parts, width, _HEIGHT, label)
 
@@ -174,8 +194,8 @@ def _bucket_lines(series: Series, x: Axis, y: Axis) -> list[str]:
         spans.append(f"M{at:.1f},{y(min(bucket)):.1f}V{y(max(bucket)) - 0.5:.1f}")
         medians.append(f"{at:.1f},{y(statistics.median(bucket)):.1f}")
     return [
-        f'<path class="c{series.mark.colour % COLOURS} span" d="{"".join(spans)}"/>',
-        f'<polyline class="c{series.mark.colour % COLOURS} thin" points="{" ".join(medians)}"/>',
+        f'<path class="{series.mark.plain_stroke} span" d="{"".join(spans)}"/>',
+        f'<polyline class="{series.mark.plain_stroke} thin" points="{" ".join(medians)}"/>',
     ]
 
 
@@ -189,7 +209,7 @@ def draw_sweep(sweeps: Sequence[Sweep], value_text: Callable[[float], str], what
     y = fitted(values, *y_ends, log=True) if logarithmic else Axis(0, 1.1 * max(values), *y_ends)
     parts = draw_grid(x, y, value_text, None)
     parts += [draw_label(x(batch), y.start + 18, str(batch)) for batch in batches]
-    parts.append(draw_label((x.start + x.end) / 2, _HEIGHT - 8, "batch"))
+    parts.append(draw_label((x.start + x.end) / 2, _HEIGHT - 6, "batch size"))
     ends = [(x(sweep.values[-1][0]), y(sweep.values[-1][1]), sweep.mark.tag) for sweep in sweeps]
     placed = place_labels(ends, _LEFT, width, 0, _HEIGHT - _BOTTOM)
     for sweep, (label_x, label_y, anchor) in zip(sweeps, placed, strict=True):

@@ -52,6 +52,11 @@ class Mark:
         return f"c{self.colour % COLOURS} d{self.shape % _SHAPES}"
 
     @property
+    def plain_stroke(self) -> str:
+        """The class of a line of the series without its dash."""
+        return f"c{self.colour % COLOURS}"
+
+    @property
     def fill(self) -> str:
         """Classes of a shape of the series."""
         return f"f{self.colour % COLOURS}"

@@ -29,15 +29,19 @@ class Entry:
         row: As ``read_rows`` gives it.
         letter: Of the configuration.
         mark: With the tag: the letter, and the batch where the configuration has several.
-        name: The side, and what tells it from the others on the page.
+        family: The side, and what tells its configuration from the others on the page, but for the device.
+        short: The family, with its batch where the page has several.
         device: What it ran on.
+        where: The device where the page has several, else "".
     """
 
     row: Row
     letter: str
     mark: Mark
-    name: str
+    family: str
+    short: str
     device: str
+    where: str
 
     @property
     def tag(self) -> str:
@@ -45,13 +49,23 @@ class Entry:
         return self.mark.tag
 
     @property
+    def name(self) -> str:
+        """All that tells it from the others on the page."""
+        return f"{self.short}, {self.where}" if self.where else self.short
+
+    @property
     def title(self) -> str:
         """Tag and name."""
         return f"{self.tag}: {self.name}"
 
     @property
-    def timed(self) -> bool:
+    def valid(self) -> bool:
         """Whether its figures count: an invalid row was measured under throttling, and a failed one not at all."""
+        return self.row["status"] == "ok" and (self.row.get("p50_ms") is not None or self.timed)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it holds raw latencies that count."""
         return self.row["status"] == "ok" and bool(self.row.get("samples_ms"))
 
 
@@ -95,16 +109,19 @@ def entries_from_rows(rows: Sequence[Row]) -> tuple[Entry, ...]:
     """
     order = list(dict.fromkeys(_configuration(row) for row in rows))
     batches = {key: sorted({row["batch"] for row in rows if _configuration(row) == key}) for key in order}
-    parts = _differing(rows)
+    parts, devices = _differing(rows), len({device_of(row) for row in rows})
+    sizes = len({row["batch"] for row in rows})
     entries = []
     for row in rows:
         key = _configuration(row)
         place, several = order.index(key), batches[key]
         letter = _letter(place)
         tag = f"{letter}{row['batch']}" if len(several) > 1 else letter
-        name = ", ".join([row["side"], *(text for part in parts if (text := part(row)))])
+        family = ", ".join([row["side"], *(text for part in parts if (text := part(row)))])
         mark = Mark(tag, place, place // COLOURS + several.index(row["batch"]))
-        entries.append(Entry(row, letter, mark, name, device_of(row)))
+        short = f"{family}, batch {row['batch']}" if sizes > 1 else family
+        device = device_of(row)
+        entries.append(Entry(row, letter, mark, family, short, device, device if devices > 1 else ""))
     return tuple(entries)
 
 
@@ -133,12 +150,10 @@ def _threads(row: Row) -> str:
 
 _PARTS: tuple[Callable[[Row], str], ...] = (
     _runtime,
-    lambda row: f"batch {row['batch']}",
     _threads,
     _copies,
     _graph,
     lambda row: row["conditions"].get("power_mode") or "",
-    device_of,
     lambda row: f"model {row['model_sha256'][:7]}",
 )
 
@@ -152,10 +167,12 @@ def _differing(rows: Sequence[Row]) -> list[Callable[[Row], str]]:
 
 def shared_text(rows: Sequence[Row]) -> str:
     """Say in a line what all rows have in common, which their names leave out."""
-    differing = _differing(rows)
-    return ", ".join(text for part in _PARTS[:-1] if part not in differing and (text := part(rows[0])))
+    differing, devices = _differing(rows), {device_of(row) for row in rows}
+    texts = [text for part in _PARTS[:-1] if part not in differing and (text := part(rows[0]))]
+    batches = {f"batch {row['batch']}" for row in rows}
+    return ", ".join([*texts, *(batches if len(batches) == 1 else ()), *(devices if len(devices) == 1 else ())])
 
 
 def tags_of(entries: Sequence[Entry]) -> str:
-    """Return the tags in a row, or "all" would hide which: ``A, B8``."""
+    """Return the tags in a row: ``A, B8``."""
     return ", ".join(entry.tag for entry in entries)

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from ..bundles import BundleInfo
 
-__all__ = ["caveats_of", "finding_of", "main_metric", "metric_title", "row_of_bundle", "text_of_metric"]
+__all__ = ["caveats_of", "finding_of", "main_metric", "metric_title", "rows_of_bundle", "text_of_metric"]
 
 _OVERHEAD = 0.01  # the harness's own share of the median
 _P99 = 0.99
+_DEVICES = 4  # that the finding names
 
 
 def metric_title(name: str) -> str:
@@ -40,15 +41,21 @@ def text_of_metric(row: Row, name: str) -> str:
 
 
 def main_metric(row: Row) -> str | None:
-    """Return the metric that stands for a row's accuracy: the first in the order of ``METRICS``, top-1 before all."""
-    measured = row.get("metrics") or {}
-    return next((name for name in (*METRICS, *measured) if name in measured), None)
+    """Return the metric that stands for a row's accuracy: the first of ``METRICS`` that was measured, top-1 before all."""
+    return next((name for name in METRICS if metric_of(row, name)), None)
 
 
-def row_of_bundle(bundle: BundleInfo, entries: Sequence[Entry]) -> Entry | None:
-    """Return the entry that speaks for a bundle: one with a speed-up and an accuracy if there is one."""
-    own = [entry for entry in entries if entry.row["model_sha256"] == bundle.model_sha256 and entry.timed]
-    return max(own, key=lambda entry: (bool(entry.row.get("speedup")), bool(entry.row.get("metrics"))), default=None)
+def rows_of_bundle(bundle: BundleInfo, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entry of each device that speaks for a bundle: one with a speed-up and an accuracy if there is one."""
+    best: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.row["model_sha256"] == bundle.model_sha256 and entry.valid:
+            best[entry.device] = max(best.get(entry.device, entry), entry, key=_told)
+    return list(best.values())
+
+
+def _told(entry: Entry) -> tuple[bool, bool]:
+    return bool(entry.row.get("speedup")), bool(entry.row.get("metrics"))
 
 
 def finding_of(bundle: BundleInfo, entries: Sequence[Entry]) -> str:
@@ -60,44 +67,54 @@ def finding_of(bundle: BundleInfo, entries: Sequence[Entry]) -> str:
         what = f"{bundle.name} is the model without {removed} of its {total} blocks, which saves {saved:.0%} of the FLOPs."
     else:
         what = f"{bundle.name} is the whole model: all {total} blocks are kept."
-    entry = row_of_bundle(bundle, entries)
-    if entry is None:
+    own = rows_of_bundle(bundle, entries)
+    if not own:
         return f"{what} No valid measurement of it is on this page."
-    other = next((each for each in entries if _is_other(each, entry)), None)
-    return " ".join([what, *_sentences(entry, other)])
+    pairs = [(entry, _other_of(entry, entries)) for entry in own]
+    scored = next((pair for pair in pairs if pair[0].row.get("metrics")), pairs[0])
+    parts = [what, *(_cost_sentence(*pair) for pair in pairs[:_DEVICES])]
+    if len(pairs) > _DEVICES:
+        parts.append(f"{len(pairs) - _DEVICES} more devices are in the table.")
+    return " ".join([*parts, _accuracy_sentence(scored[0].row, scored[1])])
 
 
-def _is_other(each: Entry, entry: Entry) -> bool:
-    """Whether ``each`` is the side that ``entry`` was timed against, under the same circumstances."""
-    return (
-        each.row["side"] == entry.row.get("against")
-        and each.device == entry.device
-        and each.row["batch"] == entry.row["batch"]
-        and each.row["conditions"].get("threads") == entry.row["conditions"].get("threads")
-        and each is not entry
-        and each.timed
-    )
+def _other_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """The side that ``entry`` was timed against: of the same run if it is on the page, else one as like it as possible."""
+
+    def like(each: Entry) -> tuple[bool, bool]:
+        run = str(entry.row.get("id") or "").rpartition("-")[0]
+        same_run = bool(run) and str(each.row.get("id") or "").rpartition("-")[0] == run
+        return same_run, each.row.get("provider") == entry.row.get("provider")
+
+    def alike(each: Entry) -> bool:
+        threads = each.row["conditions"].get("threads") == entry.row["conditions"].get("threads")
+        return threads and each.device == entry.device and each.row["batch"] == entry.row["batch"]
+
+    found = [each for each in entries if each.row["side"] == entry.row.get("against") and each.valid and alike(each)]
+    return max(found, key=like, default=None)
 
 
-def _sentences(entry: Entry, other: Entry | None) -> Iterator[str]:
-    row = entry.row
+def _cost_sentence(entry: Entry, other: Entry | None) -> str:
+    """Latency and energy on a device."""
+    row, parts = entry.row, []
     latency = f"{text_from_ms(row['p50_ms'])} for a batch of {row['batch']}" if row.get("p50_ms") is not None else ""
     if row.get("speedup"):
+        text = f"it is {row['speedup']:.2f}x as fast as {row['against']}"
+        if row.get("speedup_low") is not None:
+            text += f" ({row['speedup_low']:.2f} to {row['speedup_high']:.2f} over rounds)"
         # not from the row of the other side, which may be of a later run
-        instead = f": {latency} instead of {text_from_ms(row['p50_ms'] * row['speedup'])}" if latency else ""
-        yield (
-            f"On {entry.device} it is {row['speedup']:.2f}x as fast as {row['against']} "
-            f"({row['speedup_low']:.2f} to {row['speedup_high']:.2f} over rounds){instead}."
-        )
+        parts.append(text + (f": {latency} instead of {text_from_ms(row['p50_ms'] * row['speedup'])}" if latency else ""))
     elif latency:
-        yield f"On {entry.device} it takes {latency}."
-    yield _accuracy_sentence(row, other)
+        parts.append(f"it takes {latency}")
     if row.get("energy_item_mj") is None:
-        yield "Its energy was not measured."
+        parts.append("its energy was not measured")
     else:
         energy = other.row.get("energy_item_mj") if other else None
-        instead = f" instead of {energy:.3g} mJ" if energy is not None else ""
-        yield f"An item takes {row['energy_item_mj']:.3g} mJ above idle{instead}."
+        parts.append(
+            f"an item takes {row['energy_item_mj']:.3g} mJ above idle"
+            + (f" instead of {energy:.3g} mJ" if energy is not None else "")
+        )
+    return f"On {entry.device} {'; '.join(parts)}."
 
 
 def _accuracy_sentence(row: Row, other: Entry | None) -> str:
@@ -105,7 +122,7 @@ def _accuracy_sentence(row: Row, other: Entry | None) -> str:
     ours = metric_of(row, metric) if metric else None
     if metric is None or ours is None:
         return "Its accuracy was not measured."
-    text = f"Its {metric_title(metric)} on {row['data']} is {text_of_metric(row, metric)}"
+    text = f"Its {metric_title(metric)} on {row.get('data')} is {text_of_metric(row, metric)}"
     theirs = metric_of(other.row, metric) if other and other.row.get("data") == row.get("data") else None
     if other is None or theirs is None:
         return f"{text}."
@@ -125,7 +142,7 @@ def caveats_of(bundles: Sequence[BundleInfo], entries: Sequence[Entry]) -> tuple
     about = [*said.items(), *_over_rows(entries)]
     lines = [f"{_sides_text(which, entries)}: {text}" for text, which in about]
     for bundle in bundles:
-        if row_of_bundle(bundle, entries) is None:
+        if not rows_of_bundle(bundle, entries):
             lines.append(f"{bundle.name}: nothing valid was measured of this bundle")
         for engine in bundle.manifest.get("engines") or ():
             if engine["attention_fused"] < engine["attention_expected"]:
@@ -186,6 +203,8 @@ def _doubts(row: Row) -> Iterator[str]:
         )
     elif low and high and low <= 1 <= high:
         yield f"the speed-up isn't beyond noise: over rounds it goes from {low:.2f} to {high:.2f}"
+    if speedup and row.get("ideal_speedup") and row.get("share_of_ideal") is None:
+        yield f"{row['against']} ran in another runtime or precision, so the speed-up is not that of removed blocks alone"
     if (row.get("overhead") or 0) > _OVERHEAD:
         yield f"the harness's own time is {row['overhead']:.1%} of the median"
     if row.get("unreadable"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["html_from_blocks"]
 
-_LONG = 26  # characters
+_LONG, _LONG_FIGURE = 26, 14  # characters
 
 
 def html_from_blocks(blocks: Sequence[Block], title: str) -> str:
@@ -97,6 +97,8 @@ def _table(block: Table) -> str:
 
 def _column_style(block: Table, column: int) -> str:
     """Figures stand flush right; a column of sentences gets the room to be read on a phone."""
-    names = ["figure"] if column in block.figures else []
-    names += ["long"] if max((len(line[column]) for line in block.lines), default=0) > _LONG else []
+    is_figure = column in block.figures
+    names = ["figure"] if is_figure else []
+    longest = max((len(line[column]) for line in block.lines), default=0)
+    names += ["long"] if longest > (_LONG_FIGURE if is_figure else _LONG) else []
     return f' class="{" ".join(names)}"' if names else ""

@@ -44,7 +44,7 @@ def sides_blocks(entries: Sequence[Entry], older: int) -> list[Block]:
     parts: list[Block] = [
         Heading("What it brought"),
         Paragraph(
-            "Each letter stands for the same side in all charts; a number behind it is the batch."
+            "Each letter stands for the same side in all charts; a number behind it is the batch size."
             + (f" The same for all: {same}." if same else "")
         ),
         table("what was measured", head, lines, range(4, len(head))),
@@ -65,7 +65,7 @@ def _side_line(entry: Entry, metrics: Sequence[str], several: bool) -> list[str]
     p50, p99, items = row.get("p50_ms"), row.get("p99_ms"), row.get("items_per_s")
     return [
         entry.tag,
-        entry.name,
+        entry.short,
         entry.device if several else "",
         row["status"],
         "" if p50 is None else text_from_ms(p50),
@@ -81,7 +81,7 @@ def tradeoff_blocks(entries: Sequence[Entry]) -> list[Block]:
     """Return accuracy against latency, and against energy where it was measured, for each data set."""
     scored: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        if entry.timed and (metric := main_metric(entry.row)):
+        if entry.valid and (metric := main_metric(entry.row)):
             scored.setdefault((metric, str(entry.row.get("data"))), []).append(entry)
     if not scored:
         return []
@@ -94,7 +94,7 @@ def tradeoff_blocks(entries: Sequence[Entry]) -> list[Block]:
         missing = [entry for entry in part if entry not in with_energy]
         if missing:
             parts.append(Paragraph(f"Accuracy against energy: not measured for {tags_of(missing)}.", "warning"))
-    left = [entry for entry in entries if entry.timed and not entry.row.get("metrics")]
+    left = [entry for entry in entries if entry.valid and main_metric(entry.row) is None]
     if left:
         parts.append(Paragraph(f"Not in these charts, as their accuracy was not measured: {tags_of(left)}.", "soft"))
     return parts
@@ -115,8 +115,9 @@ def _tradeoff_chart(
     fronts = [front_of([point for point in points if point.group == device]) for device in devices]
     best = {point.mark.tag for front in fronts for point in front}
     title = metric_title(metric)
+    share = "%" in text_of_metric(entries[0].row, metric)
     label = f"{title} over {cost}: " + "; ".join(point.title for point in points)
-    caption = f"{title[:1].upper()}{title[1:]} on {data} over {cost}, with 95 % intervals where known; up and left is better."
+    caption = f"{title} on {data} over {cost}, with 95 % intervals where known; up and left is better."
     reading = (
         f"The staircase is the Pareto front{' of each device' if len(devices) > 1 else ''}: no other side is better in both. "
         "What is beaten is pale."
@@ -124,7 +125,7 @@ def _tradeoff_chart(
     lines = [
         [
             entry.tag,
-            entry.name,
+            entry.short,
             entry.device,
             cost_text(_cost_of(entry.row, key)),
             text_of_metric(entry.row, metric),
@@ -133,7 +134,13 @@ def _tradeoff_chart(
         for entry in entries
     ]
     figures = table(f"{title} and {cost}", ["", "side", "device", cost, f"{title} on {data}", "Pareto"], lines, [3, 4])
-    return chart(lambda width: draw_tradeoff(points, cost_text, label, width), caption, reading, _legend(entries), figures)
+    return chart(
+        lambda width: draw_tradeoff(points, cost, cost_text, label, width, share=share),
+        caption,
+        reading,
+        _legend(entries),
+        figures,
+    )
 
 
 def _point(entry: Entry, metric: str, key: str, cost_text: Callable[[float], str]) -> Point:
@@ -154,8 +161,9 @@ def _point(entry: Entry, metric: str, key: str, cost_text: Callable[[float], str
 def latency_blocks(entries: Sequence[Entry]) -> list[Block]:
     """Return distributions, latency in the order of time, and batch sweeps."""
     timed = [entry for entry in entries if entry.timed]
+    swept = _sweep_blocks([entry for entry in entries if entry.valid])
     if not timed:
-        return []
+        return [Heading("Latency"), *swept] if swept else []
     shown = _few(timed)
     rest = "" if len(shown) == len(timed) else f" Only {tags_of(shown)} are drawn; the table of all sides has the others."
     series = [Series(entry.mark, entry.title, entry.row["samples_ms"]) for entry in shown]
@@ -179,7 +187,7 @@ def latency_blocks(entries: Sequence[Entry]) -> list[Block]:
             table("steadiness", ["", "side", "drift", "jitter", "warm-up"], [_drift_line(entry) for entry in shown], [3, 4]),
         ),
     ]
-    return [*parts, *_sweep_blocks(timed)]
+    return [*parts, *swept]
 
 
 _LATENCY_TITLES = [figure.title for figure in FIGURES if figure.title.startswith("latency") or figure.title == "timed runs"]
@@ -215,9 +223,9 @@ def _drift_line(entry: Entry) -> list[str]:
     return [entry.tag, entry.name, drift, jitter, warm]
 
 
-def _sweep_blocks(timed: Sequence[Entry]) -> list[Block]:
+def _sweep_blocks(entries: Sequence[Entry]) -> list[Block]:
     by_letter: dict[str, list[Entry]] = {}
-    for entry in timed:
+    for entry in entries:
         by_letter.setdefault(entry.letter, []).append(entry)
     swept = [sorted(part, key=lambda entry: entry.row["batch"]) for part in by_letter.values() if len(part) > 1]
     if not swept:
@@ -237,9 +245,8 @@ def _sweep_blocks(timed: Sequence[Entry]) -> list[Block]:
             if entry.row.get(key) is not None
         ]
         figures = table(f"{what} over the batch size", ["", "side", "batch", what], lines, [2, 3])
-        first = [part[0] for part in swept]
         draw = partial(draw_sweep, sweeps, text, what)
-        parts.append(chart(draw, better, "", _legend(first, letters=True), figures))
+        parts.append(chart(draw, better, "", _legend([entry for part in swept for entry in part]), figures))
     return parts
 
 
@@ -255,7 +262,7 @@ def _letter_mark(entry: Entry) -> Mark:
 def _sweep(part: Sequence[Entry], key: str) -> Sweep:
     first = part[0]
     values = tuple((entry.row["batch"], float(entry.row[key])) for entry in part)
-    return Sweep(_letter_mark(first), f"{first.letter}: {first.row['side']}", values)
+    return Sweep(_letter_mark(first), f"{first.letter}: {first.family}", values)
 
 
 def energy_blocks(entries: Sequence[Entry]) -> list[Block]:
@@ -327,11 +334,18 @@ def figures_blocks(entries: Sequence[Entry]) -> list[Block]:
     return [Heading("Every figure"), table("every figure", head, lines, range(1, len(head)))]
 
 
-def _legend(entries: Sequence[Entry], *, letters: bool = False) -> list[tuple[str, str]]:
-    """Swatches with names; ``letters`` leaves out the batch, for a line that goes over all of them."""
-    return [
-        (draw_key(_letter_mark(entry)), f"{entry.letter}: {entry.row['side']}")
-        if letters
-        else (draw_key(entry.mark), entry.title)
-        for entry in entries
-    ]
+def _legend(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """A line for each configuration, with the batches that are shown of it."""
+    by_letter: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_letter.setdefault(entry.letter, []).append(entry)
+    legend = []
+    for part in by_letter.values():
+        first = part[0]
+        if len(part) == 1:
+            legend.append((draw_key(first.mark), first.title))
+            continue
+        batches = ", ".join(str(entry.row["batch"]) for entry in part)
+        where = f", {first.where}" if first.where else ""
+        legend.append((draw_key(_letter_mark(first)), f"{first.letter}: {first.family}{where}, batches {batches}"))
+    return legend

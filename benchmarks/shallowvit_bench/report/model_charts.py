@@ -109,7 +109,7 @@ def draw_bars(bars: Sequence[Bar], what: str, width: int) -> str:
     for place, bar in enumerate(bars):
         top = place * _BAR
         figure = draw_label(x.end, top + 14, bar.text, "end", "value")
-        room = int((width - _LEFT - _RIGHT - 7 * len(bar.text)) / 6.8) - 2
+        room = int((width - _LEFT - _RIGHT) / 7.3) - len(bar.text) - 1
         name = bar.label if len(bar.label) <= room else bar.label[: room - 1] + "…"
         parts += [draw_label(x.start, top + 14, name, "start"), figure]
         parts.append(

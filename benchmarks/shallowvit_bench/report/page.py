@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..figures import metric_of
 from .blocks import Block, Heading, Notice, Paragraph, Tiles
 from .entries import Entry, Row, entries_from_rows, newest
-from .finding import caveats_of, finding_of, main_metric, metric_title, row_of_bundle
+from .finding import caveats_of, finding_of, main_metric, metric_title, rows_of_bundle, text_of_metric
 from .html_page import html_from_blocks
 from .markdown_page import markdown_from_blocks
 from .measured_sections import energy_blocks, figures_blocks, latency_blocks, sides_blocks, tradeoff_blocks
@@ -111,18 +110,17 @@ def _tiles(bundle: BundleInfo, entries: Sequence[Entry]) -> Tiles:
         (f"{engine['attention_fused']} of {engine['attention_expected']}", f"attentions fused in {engine['path']}")
         for engine in engines[:1]
     ]
-    entry = row_of_bundle(bundle, entries)
-    if entry is None:
+    own = rows_of_bundle(bundle, entries)
+    if not own:
         return Tiles((*tiles, ("not measured", "latency, accuracy, energy")))
-    row = entry.row
+    row, where = own[0].row, f" on {own[0].device}" if own[0].where else ""
     if row.get("speedup"):
-        tiles.append((f"{row['speedup']:.2f}x", f"as fast as {row['against']}"))
+        tiles.append((f"{row['speedup']:.2f}x", f"as fast as {row['against']}{where}"))
     metric = main_metric(row)
-    found = metric_of(row, metric) if metric else None
-    if metric and found:
-        tiles.append((f"{found['value']:.1%}", f"{metric_title(metric)} on {row['data']}"))
+    if metric:
+        tiles.append((text_of_metric(row, metric).partition(" ")[0], f"{metric_title(metric)} on {row.get('data')}"))
     else:
         tiles.append(("not measured", "accuracy"))
     energy = row.get("energy_item_mj")
-    tiles.append(("not measured", "energy") if energy is None else (f"{energy:.3g} mJ", "energy an item, above idle"))
+    tiles.append(("not measured", "energy") if energy is None else (f"{energy:.3g} mJ", f"energy an item, above idle{where}"))
     return Tiles(tuple(tiles))
