@@ -89,7 +89,8 @@ def made_up_sweep():
         {"provider": "cpu", "computed_in": "fp32", "median_ms": 8.7, "status": "slower", "reason": "2.8 times as slow"},
     )
     rows.append(made_up_row("chosen", ms=3.1, provider="openvino-bf16", provider_trials=trials, top1=0.77, sha="ee" * 32))
-    scenario = {"result": {"p90_latency_ms": 11.5, "valid": False}, "why": ["min duration not met"]}
+    scenario = {"scenario": "SingleStream", "metric": "90th percentile latency", "unit": "ms", "value": 11.5, "valid": False}
+    scenario |= {"reasons": ["min duration not met"], "shortened": True, "figures": {"mean_ms": 10.2}, "remarks": []}
     rows.append(made_up_row("half", scenario="SingleStream", scenario_results=scenario, samples_ms=(), top1=None))
     return rows
 

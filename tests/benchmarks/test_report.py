@@ -310,7 +310,9 @@ def test_page_names_each_device_and_its_front(tmp_path):
 def test_page_shows_scenarios_and_provider_trials(tmp_path):
     text = page_of(tmp_path, *made_up_sweep())
     assert "SingleStream of half" in text
-    assert "result p90 latency ms" in text
+    assert "90th percentile latency: 11.5 ms. LoadGen calls the run not valid: min duration not met." in text
+    assert "figures mean ms" in text
+    assert "J (half): the scenario SingleStream is no valid MLPerf run" in text
     assert "2.8 times as slow" in text
 
 

@@ -15,9 +15,10 @@ from .drawing import COLOURS, Mark
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Entry", "Row", "device_of", "entries_from_rows", "newest", "shared_text", "tags_of"]
+__all__ = ["Entry", "Row", "device_of", "entries_from_rows", "in_parts", "newest", "shared_text", "tags_of"]
 
 Row = dict[str, Any]
+_COLUMNS = 6  # of sides that a printed page has room for
 _ON_GPU = ("cuda", "tensorrt", "tensorrt-ep", "rtx")
 
 
@@ -81,7 +82,7 @@ def newest(rows: Sequence[Row]) -> list[Row]:
     """Return the last row of each side under the same circumstances, in the order they first came."""
     last: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        last[(*_configuration(row), row["batch"], row.get("scenario"))] = row
+        last[(*_configuration(row), row["batch"])] = row
     return list(last.values())
 
 
@@ -98,6 +99,7 @@ def _configuration(row: Row) -> tuple[Any, ...]:
         device_of(row),
         conditions.get("threads"),
         conditions.get("power_mode"),
+        row.get("scenario"),
     )
 
 
@@ -154,6 +156,7 @@ _PARTS: tuple[Callable[[Row], str], ...] = (
     _copies,
     _graph,
     lambda row: row["conditions"].get("power_mode") or "",
+    lambda row: row.get("scenario") or "",
     lambda row: f"model {row['model_sha256'][:7]}",
 )
 
@@ -171,6 +174,11 @@ def shared_text(rows: Sequence[Row]) -> str:
     texts = [text for part in _PARTS[:-1] if part not in differing and (text := part(rows[0]))]
     batches = {f"batch {row['batch']}" for row in rows}
     return ", ".join([*texts, *(batches if len(batches) == 1 else ()), *(devices if len(devices) == 1 else ())])
+
+
+def in_parts(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+    """Return the entries in parts that fit side by side on a page."""
+    return [entries[start : start + _COLUMNS] for start in range(0, len(entries), _COLUMNS)]
 
 
 def tags_of(entries: Sequence[Entry]) -> str:

@@ -133,7 +133,7 @@ def _accuracy_sentence(row: Row, other: Entry | None) -> str:
     return f"{text}, and the intervals {'overlap' if overlap else 'lie apart'}."
 
 
-def caveats_of(bundles: Sequence[BundleInfo], entries: Sequence[Entry]) -> tuple[str, ...]:
+def caveats_of(bundles: Sequence[BundleInfo], entries: Sequence[Entry], scenarios: Sequence[Entry] = ()) -> tuple[str, ...]:
     """Return what isn't known or went wrong, each a sentence that names the sides it is about."""
     said: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -141,6 +141,10 @@ def caveats_of(bundles: Sequence[BundleInfo], entries: Sequence[Entry]) -> tuple
             said.setdefault(text, []).append(entry)
     about = [*said.items(), *_over_rows(entries)]
     lines = [f"{_sides_text(which, entries)}: {text}" for text, which in about]
+    for entry in scenarios:
+        results = entry.row.get("scenario_results") or {}
+        if entry.row["status"] != "ok" or results.get("valid") is False or results.get("shortened"):
+            lines.append(f"{entry.tag} ({entry.row['side']}): the scenario {entry.row['scenario']} is no valid MLPerf run")
     for bundle in bundles:
         if not rows_of_bundle(bundle, entries):
             lines.append(f"{bundle.name}: nothing valid was measured of this bundle")

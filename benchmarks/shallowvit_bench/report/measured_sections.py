@@ -19,7 +19,7 @@ from .charts import (
     front_of,
 )
 from .drawing import COLOURS, Mark, draw_key
-from .entries import Entry, Row, shared_text, tags_of
+from .entries import Entry, Row, in_parts, shared_text, tags_of
 from .finding import main_metric, metric_title, text_of_metric
 from .model_charts import Bar, draw_bars
 
@@ -276,8 +276,8 @@ def energy_blocks(entries: Sequence[Entry]) -> list[Block]:
             reason = entry.row.get("power_reason") or "the rows give no reason"
             reasons.setdefault(reason.removeprefix("energy not measured: "), []).append(entry)
     if reasons:
-        lines = tuple(f"{tags_of(about)}: {reason}" for reason, about in reasons.items())
-        parts.append(Notice("Energy was not measured", lines))
+        why = tuple(f"{tags_of(about)}: {reason}" for reason, about in reasons.items())
+        parts.append(Notice("Energy was not measured", why))
     measured = [entry for entry in entries if entry.row.get("energy_item_mj") is not None]
     lines = [_energy_line(entry) for entry in entries if _has_power(entry.row)]
     figures = table("energy and heat", ["", "side", *_ENERGY_HEAD], lines, [3, 4, 5, 6, 7, 8])
@@ -328,10 +328,14 @@ def figures_blocks(entries: Sequence[Entry]) -> list[Block]:
     """Return every figure of every row, as the terminal prints them."""
     if not entries:
         return []
-    lines = [[figure.title, *(figure.text(entry.row) for entry in entries)] for figure in FIGURES]
-    lines = [line for line in lines if any(line[1:])]
-    head = ["", *(entry.title for entry in entries)]
-    return [Heading("Every figure"), table("every figure", head, lines, range(1, len(head)))]
+    parts: list[Block] = [Heading("Every figure")]
+    for part in in_parts(entries):
+        lines = [[figure.title, *(figure.text(entry.row) for entry in part)] for figure in FIGURES]
+        head = ["", *(entry.title for entry in part)]
+        parts.append(
+            table(f"every figure of {tags_of(part)}", head, [line for line in lines if any(line[1:])], range(1, len(head)))
+        )
+    return parts
 
 
 def _legend(entries: Sequence[Entry]) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .blocks import Block, Heading, Notice, Paragraph, Tiles
@@ -43,42 +42,27 @@ def _title(bundles: Sequence[BundleInfo]) -> str:
     return ", ".join(bundle.name for bundle in bundles) or "benchmark"
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Rows of this harness's own rounds, those of MLPerf scenarios, and how many older ones were left out."""
-
-    entries: tuple[Entry, ...]
-    scenarios: tuple[Entry, ...]
-    older: int
-
-
-def _measured(rows: Sequence[Row]) -> _Measured:
-    shown = newest(rows)
-    plain = [row for row in shown if not row.get("scenario")]
-    scenarios = [row for row in shown if row.get("scenario")]
-    return _Measured(entries_from_rows(plain), entries_from_rows(scenarios), len(rows) - len(shown))
-
-
 def _blocks(bundles: Sequence[BundleInfo], rows: Sequence[Row], profiles: Sequence[Profile]) -> list[Block]:
-    measured = _measured(rows)
-    entries = measured.entries
+    shown = entries_from_rows(newest(rows))
+    entries = [entry for entry in shown if not entry.row.get("scenario")]
+    scenarios = [entry for entry in shown if entry.row.get("scenario")]
     return [
-        *_summary_blocks(bundles, entries),
+        *_summary_blocks(bundles, entries, scenarios),
         *model_blocks(bundles),
-        *sides_blocks(entries, measured.older),
+        *sides_blocks(entries, len(rows) - len(shown)),
         *tradeoff_blocks(entries),
         *latency_blocks(entries),
         *energy_blocks(entries),
         *profile_blocks(profiles),
-        *scenario_blocks(measured.scenarios),
+        *scenario_blocks(scenarios),
         *providers_blocks(entries),
         *figures_blocks(entries),
-        *conditions_blocks([*entries, *measured.scenarios]),
-        *reproduce_blocks(bundles, [*entries, *measured.scenarios]),
+        *conditions_blocks(shown),
+        *reproduce_blocks(bundles, shown),
     ]
 
 
-def _summary_blocks(bundles: Sequence[BundleInfo], entries: Sequence[Entry]) -> list[Block]:
+def _summary_blocks(bundles: Sequence[BundleInfo], entries: Sequence[Entry], scenarios: Sequence[Entry]) -> list[Block]:
     """The finding of each bundle, the figures of the first, and what isn't known."""
     parts: list[Block] = [Heading(_title(bundles) if bundles else "Benchmark", 1)]
     sources = dict.fromkeys(
@@ -88,7 +72,7 @@ def _summary_blocks(bundles: Sequence[BundleInfo], entries: Sequence[Entry]) -> 
     parts += [Paragraph("; ".join(sources), "soft")] if bundles else []
     parts += [Paragraph(finding_of(bundle, entries), "plain" if place else "lead") for place, bundle in enumerate(bundles)]
     parts += [_tiles(bundles[0], entries)] if bundles else []
-    caveats = caveats_of(bundles, entries)
+    caveats = caveats_of(bundles, entries, scenarios)
     if caveats:
         parts.append(Notice("Before you believe a figure", caveats))
     elif entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .blocks import Block, Code, Heading, Paragraph, Table, table
+from .entries import in_parts, tags_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,15 +49,30 @@ def scenario_blocks(entries: Sequence[Entry]) -> list[Block]:
         parts.append(Paragraph("Run by MLPerf LoadGen with this harness's runner; not a submission.", "soft"))
     for entry in entries:
         row = entry.row
-        results = _flat(row.get("scenario_results") or {})
-        lines = [[name, text] for name, text in results.items()]
-        title = f"{row['scenario']} of {entry.name} on {entry.device}"
-        parts.append(Heading(title, 3))
+        parts.append(Heading(f"{entry.tag}: {row['scenario']} of {row['side']} on {entry.device}", 3))
         if row.get("reason"):
             parts.append(Paragraph(f"{row['status']}: {row['reason']}", "warning"))
+        results = dict(row.get("scenario_results") or {})
+        if "metric" in results:
+            parts += _verdict_blocks(results)
+        lines = [[name, text] for name, text in _flat(results).items()]
         if lines:
-            parts.append(table(title, ["figure", "value"], lines))
+            parts.append(table(f"figures of {row['scenario']}, {entry.title}", ["figure", "value"], lines, [1]))
     return parts
+
+
+def _verdict_blocks(results: dict[str, Any]) -> list[Block]:
+    """The scenario's own metric and LoadGen's verdict; takes what it tells out of ``results``."""
+    told = {name: results.pop(name, None) for name in ("metric", "unit", "value", "valid", "reasons", "shortened", "remarks")}
+    results.pop("scenario", None)
+    value = "too few queries to tell" if told["value"] is None else f"{told['value']:,.4g} {told['unit']}"
+    verdict = "valid" if told["valid"] else "not valid"
+    text = f"{told['metric']}: {value}. LoadGen calls the run {verdict}"
+    text += f": {'; '.join(told['reasons'])}." if told["reasons"] else "."
+    parts: list[Block] = [Paragraph(text, "plain" if told["valid"] else "warning")]
+    if told["shortened"]:
+        parts.append(Paragraph("It ran for less time than MLPerf asks for.", "warning"))
+    return parts + [Paragraph(remark, "warning") for remark in told["remarks"] or ()]
 
 
 def providers_blocks(entries: Sequence[Entry]) -> list[Block]:
@@ -86,8 +102,11 @@ def conditions_blocks(entries: Sequence[Entry]) -> list[Block]:
     parts: list[Block] = [Heading("Conditions and versions")]
     if shared:
         parts.append(table("conditions of all sides", ["", "all sides" if len(entries) > 1 else entries[0].name], shared))
-    if apart:
-        parts.append(table("conditions that differ", ["", *(entry.title for entry in entries)], apart))
+    place = 1
+    for part in in_parts(entries) if apart else ():
+        lines = [[line[0], *line[place : place + len(part)]] for line in apart]
+        place += len(part)
+        parts.append(table(f"conditions of {tags_of(part)} that differ", ["", *(entry.title for entry in part)], lines))
     return parts
 
 
