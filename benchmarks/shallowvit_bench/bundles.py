@@ -77,14 +77,21 @@ def read_bundle(path: Path) -> BundleInfo:
         ) from err
     if not info.model_path.is_file():
         raise BenchError(f"read_bundle: {path} has no model.onnx; copy the whole folder again")
-    with info.model_path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = _sha256(info.model_path)
     if found != expected:
         raise BenchError(
             f"read_bundle: {info.model_path} has sha256 {found[:12]}..., the manifest says {expected[:12]}...; "
             "copy the bundle again"
         )
     return info
+
+
+def _sha256(path: Path) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):  # hashlib.file_digest came with Python 3.11
+            total.update(block)
+    return total.hexdigest()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -77,8 +77,8 @@ class Loopback:
         settings = {"port": self.port, "known_hosts": str(self.folder / "known_hosts"), "key": str(self.folder / "user_key")}
         return Device(name=name, host="127.0.0.1", user=pwd.getpwuid(os.getuid()).pw_name, **(settings | changes))
 
-    def set_python(self, text):
-        """Write the device's ``python3``."""
+    def set_python(self, text=f'#!/bin/sh\nexec {sys.executable} "$@"\n'):
+        """Write the device's ``python3``, by default one that is this interpreter."""
         file = self.folder / "bin" / "python3"
         file.unlink(missing_ok=True)
         file.write_text(text)
@@ -112,7 +112,7 @@ def start_loopback(folder):
     process = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log, stdin=subprocess.DEVNULL)
     server = Loopback(folder, port, process)
     server.limit("")
-    server.set_python(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    server.set_python()
     wait_for_port(port, process, folder / "sshd.log")
     return server
 

@@ -76,7 +76,23 @@ def test_remote_bench_measures_accuracy_on_data_that_was_sent(device, bundle, tm
     result = measure(device, bundle, data=str(tmp_path / "clips.npz"))
     assert result.failure is None
     assert (result.rows[0]["data"], result.rows[0]["items"]) == ("clips.npz", 6)
-    assert b"model_sha256" in result.files[result.rows[0]["predictions"]]
+    assert b"model_sha256" in result.files[Path(result.rows[0]["predictions"]).name]
+
+
+def test_remote_bench_keeps_rows_before_the_run_is_removed(device, bundle, cache):
+    kept = []
+    measure(device, bundle, keep=lambda result: kept.append((result.rows, len(list((cache / "runs").iterdir())))))
+    assert [(len(rows), runs) for rows, runs in kept] == [(1, 1)]
+
+
+def test_rows_that_could_not_be_kept_stay_on_the_device(device, bundle):
+    def refuse(result):
+        raise BenchError("the disk at home is full")
+
+    failed, again = measure(device, bundle, keep=refuse), measure(device, bundle)
+    assert failed.failure == "the disk at home is full"
+    assert again.picked_up
+    assert again.rows == failed.rows
 
 
 def test_a_run_after_a_finished_one_is_a_new_one(device, bundle):

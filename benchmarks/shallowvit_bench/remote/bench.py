@@ -53,36 +53,13 @@ _LONGEST_PAUSE_S = 15.0
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to measure, the same for every device.
-
-    Args:
-        parcel: The files.
-        config: Of the measurement.
-        wait: Whether to wait for others who measure there.
-        timeouts: When to give up on a connection.
-    """
-
-    parcel: Parcel
-    config: BenchConfig
-    wait: bool = False
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-    @property
-    def id(self) -> str:
-        """The same for the same job, so that a second call finds the first one's run."""
-        content = [self.parcel.harness, self.parcel.bundles, self.parcel.data, asdict(self.config)]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
 class DeviceResult:
     """What came of one device.
 
     Args:
         device: Its name.
         rows: All that are finished, also when it failed later.
-        files: The outputs that rows name, by file name.
+        files: The outputs behind the rows' accuracies, by the last part of the path that the row has in ``predictions``.
         failure: One sentence; None: everything was measured.
         sent_bytes: What was sent there; 0 when it had everything.
         picked_up: Whether the run was one that an earlier call had started.
@@ -94,6 +71,31 @@ class DeviceResult:
     failure: str | None = None
     sent_bytes: int = 0
     picked_up: bool = False
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to measure, the same for every device.
+
+    Args:
+        parcel: The files.
+        config: Of the measurement.
+        keep: Is given what came home of a device, as soon as it did; only then the run is removed there.
+        wait: Whether to wait for others who measure there.
+        timeouts: When to give up on a connection.
+    """
+
+    parcel: Parcel
+    config: BenchConfig
+    keep: Callable[[DeviceResult], None] = lambda _: None
+    wait: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def id(self) -> str:
+        """The same for the same job, so that a second call finds the first one's run."""
+        content = [self.parcel.harness, self.parcel.bundles, self.parcel.data, asdict(self.config)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -110,6 +112,9 @@ class _State:
     rows_at_death: int = -1
     moved_at: float = field(default_factory=time.monotonic)
 
+    def result(self, device: Device, failure: str | None = None) -> DeviceResult:
+        return DeviceResult(device.name, self.rows, self.files, failure, self.sent_bytes, self.picked_up)
+
 
 def remote_bench(
     devices: Sequence[Device],
@@ -117,6 +122,7 @@ def remote_bench(
     config: BenchConfig,
     data: str | None = None,
     *,
+    keep: Callable[[DeviceResult], None] = lambda _: None,
     wait: bool = False,
     timeouts: Timeouts | None = None,
     progress: Callable[[str, str], None] = lambda device, text: None,
@@ -128,6 +134,7 @@ def remote_bench(
         bundles: The side in question first, as in ``bench``.
         config: Of the measurement.
         data: As ``open_dataset`` takes it: ``demo``, or a file or folder here, which is sent; behind ``device:`` one there.
+        keep: Is given what came home of each device, as soon as it did, so that an interruption can't lose it.
         wait: Whether to wait for others who measure there.
         timeouts: When to give up on a connection.
         progress: Told the device and what is going on there.
@@ -138,7 +145,7 @@ def remote_bench(
     names = [device.name for device in devices]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BenchError(f"bench: device {', '.join(twice)} is given twice; name each once")
-    order = Order(pack(bundles, data), config, wait, timeouts or Timeouts())
+    order = Order(pack(bundles, data), config, keep, wait, timeouts or Timeouts())
     try:
         return asyncio.run(bench_on_devices(devices, order, progress))
     except KeyboardInterrupt:
@@ -171,7 +178,7 @@ async def bench_on_device(device: Device, order: Order, progress: Callable[[str]
         await _until_done(device, order, state, moved)
     except BenchError as err:
         failure = str(err)
-    return DeviceResult(device.name, state.rows, state.files, failure, state.sent_bytes, state.picked_up)
+    return state.result(device, failure)
 
 
 async def _until_done(device: Device, order: Order, state: _State, moved: Callable[[str], None]) -> None:
@@ -226,14 +233,17 @@ async def _session(
     try:
         while await _ends_early(connection, device, order, cache, state, moved):
             pass
-    except BenchError:
+    except BenchError as err:
         await _fetch(connection, device, run, state)
-        if not state.rows:  # nothing to go on from
+        if state.rows:
+            order.keep(state.result(device, str(err)))
+        else:  # nothing to go on from
             await ask(connection, device, "drop", id=order.id)
         raise
     await _fetch(connection, device, run, state)
     if not state.rows:
         raise BenchError(f"{device.name}: the run there left no rows; another call of the same job may have brought them home")
+    order.keep(state.result(device))
     await ask(connection, device, "drop", id=order.id)
 
 
@@ -324,8 +334,8 @@ async def _fetch(connection: asyncssh.SSHClientConnection, device: Device, run: 
         whole = content[: content.rfind(b"\n") + 1]
         rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
         state.rows = tuple({row["id"]: row for row in rows}.values())  # one is written again when its accuracy is known
-        for name in {row["predictions"] for row in state.rows if row.get("predictions")} - set(state.files):
-            async with sftp.open(f"{run}/{PREDICTIONS}/{Path(name).name}", "rb") as file:
+        for name in {Path(row["predictions"]).name for row in state.rows if row.get("predictions")}:
+            async with sftp.open(f"{run}/{PREDICTIONS}/{name}", "rb") as file:
                 state.files[name] = bytes(await file.read())
 
 

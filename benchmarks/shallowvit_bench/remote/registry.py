@@ -6,6 +6,7 @@ left to that file, and not filled in here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -118,22 +119,22 @@ def write_devices(path: Path, devices: dict[str, Device]) -> None:
             raise BenchError(f"devices: {name!r} is no name; use letters, digits, '.', '_' and '-'")
     lines = []
     for name, device in devices.items():
-        lines.append(f'["{name}"]')
+        lines += [*([""] if lines else []), f'["{name}"]']
         for field in fields(Device):
             value = getattr(device, field.name)
             if field.name != "name" and (value != field.default or field.name == "host"):
                 lines.append(f"{field.name} = {value if isinstance(value, int) else _quoted(value)}")
-        lines.append("")
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
-            file.write("\n".join(lines))
+            file.write("\n".join(lines) + "\n")
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as err:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise BenchError(f"devices: could not write {path} ({err.strerror}); give another with --file") from err
 
 
