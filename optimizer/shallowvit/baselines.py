@@ -18,6 +18,7 @@ from shallowvit_bench.sides import Side
 from .errors import ShallowvitError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     import torch
@@ -37,7 +38,7 @@ class _BoundModule:
 
     device_ms: float | None = None
 
-    def __init__(self, module: torch.nn.Module, batch: np.ndarray[Any, Any]) -> None:
+    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], batch: np.ndarray[Any, Any]) -> None:
         import torch
 
         self._module, self._inference = module, torch.inference_mode
@@ -57,7 +58,7 @@ class _BoundModule:
 class _BoundOnGpu:
     """A batch in pinned memory and on the GPU, copied there and the output back within a run if copies count."""
 
-    def __init__(self, module: torch.nn.Module, batch: np.ndarray[Any, Any], copies: bool) -> None:
+    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], batch: np.ndarray[Any, Any], copies: bool) -> None:
         import torch
 
         self._torch, self._module, self._copies = torch, module, copies
@@ -96,9 +97,9 @@ class _BoundOnGpu:
 class _TorchRunner:
     """A module in inference mode."""
 
-    def __init__(self, module: torch.nn.Module, facts: RunnerFacts) -> None:
+    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], facts: RunnerFacts) -> None:
         self.facts = facts
-        self._module: torch.nn.Module | None = module
+        self._module: Callable[[torch.Tensor], torch.Tensor] | None = module
 
     def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
         assert self._module is not None
@@ -197,7 +198,7 @@ def open_torch(bundle: BundleInfo, options: RunnerOptions, *, compiled: bool = F
     if compiled:
         # A graph for each batch size, as the other sides have; beyond the limit torch would go on in eager and say nothing.
         torch._dynamo.config.recompile_limit = _MOST_SHAPES
-        module = torch.compile(module, dynamic=False)
+        return _TorchRunner(torch.compile(module, dynamic=False), facts)
     return _TorchRunner(module, facts)
 
 

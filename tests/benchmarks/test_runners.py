@@ -129,6 +129,27 @@ def test_facts_of_openvino_name_the_nodes_that_ran_elsewhere(tmp_path, openvino,
     assert "install onnx here, or export with --opset 18" in remark
 
 
+def test_facts_of_openvino_say_int8_of_a_quantised_graph(tmp_path, openvino):
+    scale, zero = (
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.02]),
+        helper.make_tensor("zero", TensorProto.INT8, [], [0]),
+    )
+    weights = helper.make_tensor(
+        "weights", TensorProto.INT8, [8, 4], (np.arange(32) % 7 - 3).astype(np.int8).tobytes(), raw=True
+    )
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["whole"]),
+        helper.make_node("DequantizeLinear", ["whole", "scale", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", ["weights", "scale", "zero"], ["factors"]),
+        helper.make_node("MatMul", ["rounded", "factors"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]) for name, size in (("x", 8), ("y", 4)))
+    graph = helper.make_graph(nodes, "quantised", [x], [y], [scale, zero, weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "int8.onnx")
+    with openvino(tmp_path / "int8.onnx", RunnerOptions()) as runner:
+        assert runner.facts.precision == "int8 and fp32"
+
+
 def test_open_openvino_rejects_a_broken_graph(tmp_path, openvino):
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(BenchError, match=r"could not load .*broken\.onnx with OpenVINOExecutionProvider"):

@@ -26,6 +26,17 @@ __all__ = ["Provider", "open_onnxruntime", "open_with_provider"]
 _CPU = "CPUExecutionProvider"
 _BATCH = "batch"  # what our exports call the first dimension
 _HINTS = ("fp32", "bf16")  # what a provider is told to compute floats in
+_FAILURES = (
+    "EPFail",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NoSuchFile",
+    "NotFound",
+    "NotImplemented",
+    "RuntimeException",
+)
 # Unknown keys are ignored by versions that don't have them.
 _RECORD_NODES = "session.record_ep_graph_assignment_info"
 
@@ -213,9 +224,8 @@ def _refusals(what: str) -> Iterator[None]:
     """Turn onnxruntime's own exceptions, which share no base but ``Exception``, into a ``BenchError``."""
     from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-    names = ("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    names += ("NotFound", "RuntimeException")
+    kinds = [getattr(states, name) for name in _FAILURES if hasattr(states, name)]
     try:
         yield
-    except tuple(getattr(states, name) for name in names if hasattr(states, name)) as err:
+    except tuple(kinds) as err:
         raise BenchError(f"{what}: {str(err).strip().splitlines()[0]}") from err
