@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-# onnxruntime 1.32 crashes under qemu 7.2, and numpy does with qemu's default CPU model.
-PACKAGES = ["numpy==2.3.5", "onnxruntime==1.23.2"]
+# onnxruntime 1.32 crashes under qemu 7.2, and numpy does with qemu's default CPU model. JetPack 6 has numpy 1.21; this is the
+# oldest for the Python here.
+PACKAGES = ["numpy==1.23.5", "onnxruntime==1.23.2"]
 PLATFORMS = ["manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64"]
 CPU = "cortex-a72"
 
@@ -22,7 +23,7 @@ def missing_tools():
 
 
 def make_board(folder):
-    """Download and unpack the userland and the wheels; what is there already stays."""
+    """Download and unpack the userland and the wheels, and return its Python; what is there already stays."""
     system, site, debian = folder / "system", folder / "site", folder / "debian"
     if not (system / "usr/bin/python3.11").exists():
         wanted = ["--arch=arm64", "--foreign", "--variant=minbase", "--include=python3", "bookworm"]
@@ -37,7 +38,7 @@ def make_board(folder):
         subprocess.run(
             [sys.executable, "-m", "pip", "install", "-q", *only, *platforms, *PACKAGES], check=True, stdout=sys.stderr
         )
-    write_python(folder)
+    return write_python(folder)
 
 
 def write_python(folder):
