@@ -216,7 +216,9 @@ def _time(attempts: Sequence[_Attempt], watch: PowerWatch) -> None:
     for attempt, timed, energy in zip(running, taken, repeated, strict=True):
         attempt.rounds_ms = timed.rounds_ms
         attempt.figures |= _latency_figures(timed, attempt.size, overhead_ms)
-        attempt.figures |= watch.figures(timed.windows, energy, attempt.size)
+        watched = watch.figures(timed.windows, energy, attempt.size)
+        remarks = (*attempt.figures["remarks"], *watched.pop("remarks", ()))
+        attempt.figures |= watched | {"remarks": remarks}
 
 
 def _latency_figures(timed: Timed, batch: int, overhead_ms: float) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class PowerWatch:
         found: dict[str, Any] = {
             "throttled": throttling(self._trace, windows),
             "max_temperature_c": max_temperature_c(self._trace, windows),
+            "remarks": self._trace.problems,
             "clocks_mhz": {unit: round(clock, 1) for unit, clock in mean_clocks_mhz(self._trace, windows).items()},
         }
         if not self._meter.source:

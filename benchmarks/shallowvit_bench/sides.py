@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .config import BenchConfig
     from .runners import Runner
 
-__all__ = ["Side", "side_from_bundle"]
+__all__ = ["Side", "options_from_config", "side_from_bundle"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def side_from_bundle(
     Raises:
         BenchError: no such provider, it isn't installed, or the bundle has no engine for it.
     """
-    options = RunnerOptions(threads=config.threads, copies=config.copies, cuda_graph=config.cuda_graph)
+    options = options_from_config(config)
     provider, trials = config.provider or default_provider(bundle), ()
     if provider == AUTO:
         progress(f"{bundle.name}: trying providers")
@@ -79,3 +79,8 @@ def side_from_bundle(
         provider, options, trials = choice.key, choice.options, choice.trials
     opener = opener_for(bundle, provider, options, engine=engine)
     return Side(bundle.name, provider, opener, bundle.flops_after, bundle.precision, bundle, trials=trials)
+
+
+def options_from_config(config: BenchConfig) -> RunnerOptions:
+    """Return how models are loaded for a benchmark."""
+    return RunnerOptions(threads=config.threads, copies=config.copies, cuda_graph=config.cuda_graph)

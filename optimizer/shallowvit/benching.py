@@ -18,7 +18,7 @@ from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.measurement import append_rows, measurement_from_row
 from shallowvit_bench.metrics import metrics_from_outputs
 from shallowvit_bench.predictions import read_predictions
-from shallowvit_bench.sides import side_from_bundle
+from shallowvit_bench.sides import options_from_config, side_from_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,7 +136,7 @@ def _side(against: str, bundle: BundleInfo, config: BenchConfig) -> Side:
     if against in TORCH:
         from .baselines import side_from_source
 
-        return side_from_source(bundle, config, compiled=TORCH[against])
+        return side_from_source(bundle, options_from_config(config), compiled=TORCH[against])
     if against.startswith(_PROVIDER):
         return side_from_bundle(bundle, replace(config, provider=against.removeprefix(_PROVIDER)))
     return side_from_bundle(read_bundle(Path(against)), config)
