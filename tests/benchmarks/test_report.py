@@ -342,6 +342,13 @@ def test_write_report_finds_the_profile_beside_a_bundle_and_marks_attention(bund
     assert "attention: _gemm_mha_v2_myl0_7: 1.900 ms, 9%" in text
 
 
+def test_write_report_escapes_names_of_layers(tmp_path):
+    times = {"name": "<script>x", "timeMs": 1.0, "averageMs": 1.0, "medianMs": 1.0, "percentage": 100.0}
+    (tmp_path / "p.json").write_text(json.dumps([{"count": 1}, times]))
+    write_report([tmp_path / "p.json"], tmp_path / "r.html")
+    assert "<script>" not in (tmp_path / "r.html").read_text()
+
+
 def test_write_report_rejects_a_profile_that_is_none(tmp_path):
     (tmp_path / "p.json").write_text('[{"name": "a"}]')
     with pytest.raises(BenchError, match=r"p.json is no profile of trtexec: KeyError\('count'\).*--exportProfile=p.json"):
