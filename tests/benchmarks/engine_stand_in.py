@@ -223,12 +223,13 @@ def refusal(action):
 def main(folder):
     install_stand_ins()
     from shallowvit_bench.runners import RUNNERS, RunnerOptions
+    from shallowvit_bench.runners.cuda_driver import first_gpu
 
     opener = RUNNERS["rtx"]
     for kind in ("FLOAT", "HALF", "BF16", "FP8", "foreign"):
         (folder / f"{kind}.engine").write_bytes(kind.encode())
     batch = np.arange(8, dtype=np.float32).reshape(2, 4) + np.float32(1 / 3)
-    told = {"batch": batch.tolist()}
+    told = {"batch": batch.tolist(), "gpu": vars(first_gpu())}
     with opener(folder / "FLOAT.engine", RunnerOptions()) as runner:
         bound = runner.bind(batch)
         Context.enqueued = 0
@@ -239,6 +240,7 @@ def main(folder):
             "device_ms": bound.device_ms,
             "facts": vars(runner.facts),
             "next_output": runner.infer(batch + 1).tolist(),
+            "output_after": runner.infer(batch + 2).tolist(),
             "five": runner.infer(np.ones((5, 4), np.float32)).shape,
             "too_many": refusal(lambda: runner.bind(np.ones((3, 4), np.float32))),
             "eager": bound._context.eager,

@@ -61,7 +61,12 @@ def test_device_ms_of_an_engine_is_from_event_to_event(told):
 
 def test_infer_of_an_engine_takes_new_batches_of_any_profile(told):
     assert told["graph"]["next_output"] == (2 * (np.array(told["batch"], np.float32) + 1)).tolist()
+    assert told["graph"]["output_after"] == (2 * (np.array(told["batch"], np.float32) + 2)).tolist()
     assert told["graph"]["five"] == [5, 4]
+
+
+def test_first_gpu_reads_name_and_compute_capability(told):
+    assert told["gpu"] == {"name": "Stand-in GPU", "sm": 86}
 
 
 def test_bind_outside_of_every_profile_names_them(told):
