@@ -100,7 +100,7 @@ def _count_frames(path: Path) -> int:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UnreadableError(f"read_clips: {path} has no video stream; remove it from the list or replace it")
             stream = container.streams.video[0]
@@ -122,7 +122,7 @@ def _decode(path: Path, wanted: list[int], settings: Settings, crops: int) -> tu
     found: list[list[np.ndarray[Any, Any]]] = []
     seen = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = container.streams.video[0]
             # videos are decoded side by side, so threads within one would only get in each other's way
             stream.codec_context.thread_count = 1
