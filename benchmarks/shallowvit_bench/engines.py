@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["engine_refusal"]
+__all__ = ["TITLES", "engine_refusal"]
 
-_TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
+TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 _PORTABLE_FROM = 80  # TensorRT-RTX without named compute capabilities; also TensorRT's level ampere-plus
 
 
@@ -25,7 +25,7 @@ def engine_refusal(engine: Mapping[str, Any], bundle: str, version: str | None, 
         version: The installed version of the engine's flavour; None where there is none.
         sm: The GPU's compute capability, as 86 for 8.6; None without a GPU.
     """
-    title = _TITLES[engine["flavour"]]
+    title = TITLES[engine["flavour"]]
     what = f"{engine['path']} was built by {title} {engine['version']}"
     again = f"shallowvit build {bundle} --engine {engine['flavour']}"
     if version is None:

@@ -118,7 +118,7 @@ def test_bind_runs_without_a_graph_where_none_can_be_captured(told, case, reason
 
 
 def test_open_rtx_of_a_foreign_engine_says_what_tensorrt_says(told):
-    assert "rtx 1.7.1.116 can't load" in told["foreign"]
+    assert "TensorRT-RTX 1.7.1.116 can't load" in told["foreign"]
     assert "version tag does not match; build it again here" in told["foreign"]
 
 

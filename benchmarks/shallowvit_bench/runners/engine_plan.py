@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "TITLES",
     "TensorPlan",
     "bytes_of",
     "choose_profile",
@@ -26,8 +25,6 @@ __all__ = [
     "profile_holding",
     "tensor_plans",
 ]
-
-TITLES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 
 # TensorRT's DataType -> numpy's
 _HOST_DTYPES: dict[str, Any] = {

@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..engines import engine_refusal
+from ..engines import TITLES, engine_refusal
 from ..errors import BenchError
 from .cuda_driver import CudaGraph, first_gpu
-from .engine_plan import TITLES, TensorPlan, bytes_of, choose_profile, float_from_host, host_from_batch, tensor_plans
+from .engine_plan import TensorPlan, bytes_of, choose_profile, float_from_host, host_from_batch, tensor_plans
 from .protocol import Bound, Runner, RunnerFacts, RunnerOptions
 from .rtx_runtime import RtxRuntime
 
@@ -132,7 +132,7 @@ class _EngineRunner:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise BenchError(
-                f"open_engine: {facts.backend} {facts.version} can't load {engine_path}: {self._log.last_error()}; "
+                f"open_engine: {TITLES[facts.backend]} {facts.version} can't load {engine_path}: {self._log.last_error()}; "
                 "build it again here"
             )
         self._plans = tensor_plans(self._engine, self._where)
