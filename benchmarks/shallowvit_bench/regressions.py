@@ -8,7 +8,7 @@ then it counts.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ _KEY = ("side", "backend", "provider", "precision", "batch", "copies", "threads"
 _PASSING = ("time_utc", "load_average", "commit", "command")  # conditions that say nothing about the figures
 
 
-class Verdict(Enum):
+class Verdict(str, Enum):
     """What came of a comparison; the first two pass."""
 
     KEPT = "kept"
@@ -56,6 +56,7 @@ class Regression:
             shares. None: not comparable.
         low: With ``high``, the 95 % interval of the change; None: none is known.
         warnings: What differs besides, or makes the figures doubtful, each a sentence.
+        failed: Whether the run should fail: what can't be compared doesn't pass.
     """
 
     row: str
@@ -66,11 +67,10 @@ class Regression:
     high: float | None
     sentence: str
     warnings: tuple[str, ...] = ()
+    failed: bool = field(init=False)
 
-    @property
-    def failed(self) -> bool:
-        """Whether the run should fail: what can't be compared doesn't pass."""
-        return self.verdict in (Verdict.REGRESSED, Verdict.UNKNOWN)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "failed", self.verdict in (Verdict.REGRESSED, Verdict.UNKNOWN))
 
 
 @dataclass(frozen=True)

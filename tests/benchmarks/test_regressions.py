@@ -1,4 +1,6 @@
+import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -190,6 +192,12 @@ def test_compare_with_baseline_fails_where_energy_is_no_longer_measured():
     ours = _row(10, 1, energy_item_mj=None, power_reason="no sensor")
     _, found = compare_with_baseline([ours], [_row(10, 2, energy_item_mj=50)], 0.05)
     assert (found.failed, found.sentence.endswith("no sensor")) == (True, True)
+
+
+def test_compare_with_baseline_gives_records_that_become_json():
+    (found,) = compare_with_baseline([_row(10.9, 1)], [_row(10, 2)], 0.05)
+    record = json.loads(json.dumps(asdict(found)))
+    assert (record["verdict"], record["failed"]) == ("regressed", True)
 
 
 def _row(median_ms, seed, runs=300, **changes):
