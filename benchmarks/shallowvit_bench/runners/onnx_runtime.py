@@ -156,7 +156,8 @@ def open_with_provider(model_path: Path, options: RunnerOptions, provider_here: 
         settings = _settings(onnxruntime, options, batch)
         provider.attach(settings)
         with _refusals(f"open_onnxruntime: onnxruntime {onnxruntime.__version__} could not load {model_path}{with_name}"):
-            return onnxruntime.InferenceSession(content, settings, providers=provider.asked), changed
+            # Without the last, onnxruntime prints a failure, goes on with the CPU and answers as if nothing had been.
+            return onnxruntime.InferenceSession(content, settings, providers=provider.asked, enable_fallback=0), changed
 
     session, changed = load(None)
     if changed:
