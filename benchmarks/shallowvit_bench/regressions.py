@@ -92,6 +92,8 @@ def compare_with_baseline(
 ) -> tuple[Regression, ...]:
     """Compare each row's latency, accuracy and energy with the baseline rows of the same side, provider, batch and device.
 
+    Rows of LoadGen, whose figures are others, are passed over.
+
     Args:
         rows: Those in question, with their raw samples.
         baseline_rows: Of earlier runs; several of the same kind count as repetitions.

@@ -88,8 +88,7 @@ class TrtexecRun:
 
 def parse_trtexec(text: str) -> TrtexecReport:
     """Read the output of a run; of several summaries the last counts. Lines that say nothing known are passed over."""
-    banner = [_BANNER.search(line) for line in text.splitlines()]
-    banners = [found for found in banner if found]
+    banners = [found for line in text.splitlines() if (found := _BANNER.search(line))]
     last = banners[-1] if banners else None
     lines = [found for line in text.splitlines() if (found := _PREFIX.fullmatch(line.strip()))]
     start = max((place for place, line in enumerate(lines) if line["text"].strip() == _SUMMARY), default=None)
@@ -98,8 +97,8 @@ def parse_trtexec(text: str) -> TrtexecReport:
     singles: dict[str, float] = {}
     for line in summary:
         name, colon, rest = line["text"].partition(":")
-        if colon and (found := _TIMES.findall(rest)):
-            times[name.strip()] = _times_from_figures(found)
+        if colon and (figures := _TIMES.findall(rest)):
+            times[name.strip()] = _times_from_figures(figures)
         elif single := _SINGLE.fullmatch(line["text"]):
             singles[single["name"].strip()] = float(single[2])
     return TrtexecReport(

@@ -154,3 +154,7 @@ def test_check_gates_checks_every_row_and_gate():
 def test_check_gates_without_rows_is_refused():
     with pytest.raises(BenchError, match="no rows to check"):
         check_gates([], [parse_gate("p50_ms > 10")])
+
+
+def test_check_gates_passes_over_rows_of_loadgen():
+    assert len(check_gates([ROW, ROW | {"scenario": "SingleStream", "p50_ms": None}], [parse_gate("p50_ms > 10")])) == 1

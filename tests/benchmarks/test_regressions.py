@@ -194,6 +194,12 @@ def test_compare_with_baseline_fails_where_energy_is_no_longer_measured():
     assert (found.failed, found.sentence.endswith("no sensor")) == (True, True)
 
 
+def test_compare_with_baseline_passes_over_rows_of_loadgen():
+    loadgen = _row(10, 1, scenario="SingleStream", samples_ms=())
+    (found,) = compare_with_baseline([_row(10, 1), loadgen], [_row(10, 2), loadgen], 0.05)
+    assert found.verdict is Verdict.KEPT
+
+
 def test_compare_with_baseline_gives_records_that_become_json():
     (found,) = compare_with_baseline([_row(10.9, 1)], [_row(10, 2)], 0.05)
     record = json.loads(json.dumps(asdict(found)))
