@@ -1,4 +1,5 @@
 import ctypes.util
+import importlib.util
 import json
 import os
 import shutil
@@ -184,3 +185,32 @@ def test_host_from_batch_rounds_bf16_to_the_nearest_and_ties_to_even():
     host = np.zeros(4096, np.uint16)
     host_from_batch(plan, batch, host)
     np.testing.assert_array_equal(float_from_host(plan, host), torch.from_numpy(batch).bfloat16().float().numpy())
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "real"),
+    [
+        ("Engine", "ICudaEngine"),
+        ("Context", "IExecutionContext"),
+        ("Config", "IRuntimeConfig"),
+        ("Cache", "IRuntimeCache"),
+        ("Runtime", "Runtime"),
+        ("DataType", "DataType"),
+        ("Mode", "TensorIOMode"),
+    ],
+)
+def test_stand_in_has_nothing_that_the_real_tensorrt_has_not(stand_in, real, monkeypatch):
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: None)  # the driver, which isn't called here
+    spec = importlib.util.spec_from_file_location("engine_stand_in", HERE / "engine_stand_in.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    own = {"kind", "enqueued", "compute"}  # the stand-in's own
+    used = {name for name in vars(getattr(module, stand_in)) if not name.startswith("_")} - own
+    assert used <= set(dir(getattr(trt, real)))
+
+
+def test_rtx_settings_stand_under_these_names_in_the_real_tensorrt():
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX")
+    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER is not None
+    assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
