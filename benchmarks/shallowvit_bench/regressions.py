@@ -106,10 +106,10 @@ def compare_with_baseline(
     """
     if figure not in FIGURES:
         raise BenchError(f"compare_with_baseline: no interval for {figure!r}; choose one of {', '.join(FIGURES)}")
+    rows, baseline_rows = ([row for row in some if not row.get("scenario")] for some in (rows, baseline_rows))
     if not rows or not baseline_rows:
-        raise BenchError(
-            f"compare_with_baseline: no rows {'to compare' if baseline_rows else 'in the baseline'}; measure first"
-        )
+        where = "to compare" if baseline_rows else "in the baseline"
+        raise BenchError(f"compare_with_baseline: no rows {where}; measure with: shallowvit bench BUNDLE --rows ROWS")
     found: list[Regression] = []
     for row in rows:
         label = row_label(row)
