@@ -12,7 +12,7 @@ import re
 import statistics
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from .accuracy import agreement, measure_accuracy
 from .cold_start import measure_cold_start
 from .conditions import read_conditions
+from .loadgen import check_scenario, run_scenario
 from .measurement import Measurement
 from .percentiles import latency_from_samples
 from .power_watch import PowerWatch
@@ -75,12 +76,16 @@ def bench(
         A measurement per batch and side, in this order.
     """
     session = session or Session()
+    for batch in config.batches if config.scenario else ():
+        check_scenario(config.scenario or "", batch, config.scenario_seconds)
     with ExitStack() as stack:
         opened = [_Opened(side, config, session, stack) for side in sides]
         watch = stack.enter_context(PowerWatch(config, session.progress))
         found: dict[str, Measurement] = {}
         for number, batch in enumerate(config.batches):
             found |= _at_batch(opened, batch, f"{session.id}-{number}", watch)
+            if config.scenario:
+                found |= _in_scenario(opened, batch, f"{session.id}-{number}s")
         if datasets:
             found = _with_accuracy(opened, datasets, found)
     return tuple(found.values())
@@ -236,6 +241,32 @@ def _latency_figures(timed: Timed, batch: int, overhead_ms: float) -> dict[str, 
     }
 
 
+def _in_scenario(opened: Sequence[_Opened], batch: int, group: str) -> dict[str, Measurement]:
+    """Let MLPerf LoadGen time each side alone; each gets a measurement of its own for it."""
+    session, found = opened[0].session, {}
+    for number, one in enumerate(opened):
+        name = f"{group}-{number}"
+        if name in session.known:
+            found[name] = session.known[name]
+            continue
+        attempt = _Attempt(one, batch)
+        attempt.figures["scenario"] = one.config.scenario
+        attempt.batch = random_input(one.side.bundle, batch)
+        attempt.run(_open_warm)
+        attempt.run(_run_loadgen)
+        found[name] = attempt.measurement(name)
+        session.record(found[name])
+    return found
+
+
+def _run_loadgen(attempt: _Attempt) -> None:
+    assert attempt.bound is not None
+    config = attempt.config
+    result = run_scenario(attempt.bound, attempt.size, config.scenario or "", config.scenario_seconds, attempt.opened.say)
+    attempt.figures["scenario_results"] = asdict(result)
+    attempt.figures["remarks"] = (*attempt.figures["remarks"], *result.remarks)
+
+
 def _compare(attempts: Sequence[_Attempt]) -> None:
     """Give each side but the one to beat its speed-up over that one, and its ideal."""
     if len(attempts) < 2 or attempts[1].reason is not None:
@@ -264,14 +295,15 @@ def _with_accuracy(
     opened: Sequence[_Opened], datasets: Sequence[Dataset], found: dict[str, Measurement]
 ) -> dict[str, Measurement]:
     """Measure each side's accuracy once and write it into its measurements at every batch size."""
-    if all(measured.metrics or measured.status == "failed" for measured in found.values()):
+    timed = {name: measured for name, measured in found.items() if measured.scenario is None}
+    if all(measured.metrics or measured.status == "failed" for measured in timed.values()):
         return found
     figures: list[dict[str, Any]] = []
     accuracies: list[Accuracy | None] = []
     for number, (one, dataset) in enumerate(zip(opened, datasets, strict=True)):
         accuracies.append(None)
         figures.append({})
-        if all(measured.status == "failed" for name, measured in found.items() if _side_of(name) == number):
+        if all(measured.status == "failed" for name, measured in timed.items() if _side_of(name) == number):
             continue
         try:
             accuracies[number] = accuracy = _predict(one, dataset)
@@ -282,12 +314,11 @@ def _with_accuracy(
         for mine, entries in zip(accuracies, figures, strict=True):
             if mine is not None and mine is not other:
                 entries["agreement"] = agreement(mine, other).agreement
-    result = {}
-    for name, measured in found.items():
+    result = dict(found)
+    for name, measured in timed.items():
         more = figures[_side_of(name)]
         result[name] = replace(measured, **more | {"remarks": (*measured.remarks, *more.get("remarks", ()))})
-    for measured in result.values():
-        opened[0].session.record(measured)
+        opened[0].session.record(result[name])
     return result
 
 

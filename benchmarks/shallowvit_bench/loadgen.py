@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .runners import Bound
 
-__all__ = ["SCENARIOS", "ScenarioResult", "read_detail_log", "run_scenario"]
+__all__ = ["SCENARIOS", "ScenarioResult", "check_scenario", "read_detail_log", "run_scenario"]
 
 _SUBMISSION_SECONDS = 600.0
 _STREAM_SAMPLES = 8  # of a query in MultiStream
@@ -95,6 +95,23 @@ def run_scenario(
         BenchError: LoadGen isn't installed, there is no such scenario, SingleStream got a batch of more than one, or
             ``seconds`` isn't above 0.
     """
+    mlperf_loadgen = check_scenario(scenario, batch, seconds)
+    with ExitStack() as stack:
+        folder = log_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        run_ms = _estimate_ms(run)
+        test = _test_settings(mlperf_loadgen, scenario, seconds, run_ms, batch)
+        _start(mlperf_loadgen, test, folder, _Issuer(mlperf_loadgen, run, batch, progress))
+        log = read_detail_log(folder / "mlperf_log_detail.txt")
+    return _result_from_log(log, scenario, seconds, batch)
+
+
+def check_scenario(scenario: str, batch: int, seconds: float = _SUBMISSION_SECONDS) -> Any:
+    """Return LoadGen's module, if it is installed and can run a scenario with these settings.
+
+    Raises:
+        BenchError: see ``run_scenario``.
+    """
     if scenario not in SCENARIOS:
         raise BenchError(f"loadgen: no scenario {scenario!r}; choose one of {', '.join(SCENARIOS)}")
     if scenario == "SingleStream" and batch != 1:
@@ -105,14 +122,7 @@ def run_scenario(
         import mlperf_loadgen
     except ImportError as err:
         raise BenchError("loadgen: MLPerf LoadGen is not installed here. Run: pip install 'shallowvit[mlperf]'") from err
-    with ExitStack() as stack:
-        folder = log_folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        run_ms = _estimate_ms(run)
-        test = _test_settings(mlperf_loadgen, scenario, seconds, run_ms, batch)
-        _start(mlperf_loadgen, test, folder, _Issuer(mlperf_loadgen, run, batch, progress))
-        log = read_detail_log(folder / "mlperf_log_detail.txt")
-    return _result_from_log(log, scenario, seconds, batch)
+    return mlperf_loadgen
 
 
 class _Issuer:

@@ -130,3 +130,18 @@ def test_report_writes_the_page(bundle, tmp_path):
 def test_report_json_is_one_object(bundle, tmp_path):
     result = run(report, bundle, "-o", tmp_path / "page.html", "--json")
     assert json.loads(result.stdout) == {"out": str(tmp_path / "page.html"), "sources": [str(bundle)], "format": "html"}
+
+
+def test_bench_scenario_has_a_row_of_its_own(bundle, tmp_path):
+    pytest.importorskip("mlperf_loadgen", reason="LoadGen isn't installed")
+    result = run(bench, bundle, "--scenario", "SingleStream", "--scenario-seconds", 0.2, *QUICK)
+    rows = read_rows(tmp_path / "tiny.bench.jsonl")
+    assert [(row["scenario"], row["p50_ms"] is not None) for row in rows] == [(None, True), ("SingleStream", False)]
+    assert rows[1]["scenario_results"]["metric"] == "90th percentile latency"
+    assert "LoadGen SingleStream of tiny, batch 1: 90th percentile latency" in result.stdout
+
+
+def test_bench_refuses_a_scenario_before_it_measures(bundle, tmp_path):
+    with pytest.raises(BenchError, match=r"choose one of SingleStream, MultiStream, Offline"):
+        run(bench, bundle, "--scenario", "Server", *QUICK)
+    assert not (tmp_path / "tiny.bench.jsonl").exists()

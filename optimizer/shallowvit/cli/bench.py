@@ -152,7 +152,8 @@ class _Judge:
 
         self._gates = [parse_gate(text) for text in gates]
         self._allowed = parse_share(max_regression, "--max-regression")
-        self._baseline = read_rows(baseline) if baseline is not None else None
+        kept = [row for row in read_rows(baseline) if not row.get("scenario")] if baseline is not None else None
+        self._baseline = kept
 
     def verdicts(self, measurements: tuple[Measurement, ...]) -> list[GateResult | Regression]:
         """Judge the bundle in question, at every batch size and on every device."""
@@ -162,7 +163,8 @@ class _Judge:
 
         if not measurements:
             return []
-        rows = [row_from_measurement(one) for one in measurements if one.side == measurements[0].side]
+        ours = [one for one in measurements if one.side == measurements[0].side and one.scenario is None]
+        rows = [row_from_measurement(one) for one in ours]
         found: list[GateResult | Regression] = []
         if self._gates:
             found += check_gates(rows, self._gates)

@@ -37,10 +37,14 @@ def print_measurements(rows: Sequence[Mapping[str, Any]], written: Sequence[obje
     from rich.console import Console
 
     console = Console()
-    if len(rows) <= _ACROSS:
-        _print_figures(console, rows)
+    timed = [row for row in rows if not row.get("scenario")]
+    if len(timed) <= _ACROSS:
+        _print_figures(console, timed)
     else:
-        _print_lines(console, rows)
+        _print_lines(console, timed)
+    for row in rows:
+        if row.get("scenario_results"):
+            console.print(_scenario(row), markup=False, soft_wrap=True)
     for text in caveats(rows):
         console.print(text, markup=False, soft_wrap=True)
     if written:
@@ -65,6 +69,14 @@ def caveats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _title(row: Mapping[str, Any]) -> str:
     machine = f" on {row['machine']}" if row.get("machine") else ""
     return f"{row['side']}{machine}"
+
+
+def _scenario(row: Mapping[str, Any]) -> str:
+    """What MLPerf LoadGen found, in a line."""
+    result = row["scenario_results"]
+    value = "no figure" if result["value"] is None else f"{result['value']:,.4g} {result['unit']}"
+    verdict = "valid by LoadGen's rules" if result["valid"] else f"not valid: {'; '.join(result['reasons'])}"
+    return f"LoadGen {row['scenario']} of {_title(row)}, batch {row['batch']}: {result['metric']} {value}, {verdict}"
 
 
 def _print_figures(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -28,6 +28,8 @@ COMMANDS = {
         "List the devices engines are built for, or explain one and estimate a bundle on it.",
     ),
     "doctor": ("shallowvit.cli.doctor", "Say what this machine can do, and how to get what is missing."),
+    "devices": ("shallowvit.cli.devices", "Name the devices that bundles are measured on over SSH, and look at them."),
+    "selfcheck": ("shallowvit.cli.selfcheck", "Check on this machine that what is claimed holds: answers, speed, energy."),
     "report": ("shallowvit.cli.report", "Write one HTML page about bundles and their measurements."),
 }
 

@@ -242,7 +242,7 @@ def _speed(run: _Run, subject: Subject, bundles: list[BundleInfo]) -> dict[str, 
             side_from_source(bundles[1], options_from_config(config), compiled=compiled),
             name=f"{bundles[1].name} in torch{' compiled' if compiled else ''}",
         )
-        for compiled in (False, True)
+        for compiled in ((False, True) if run.config.gpu else (False,))  # compiling for a CPU takes minutes
     ]
     datasets = [open_dataset(subject.data, side.bundle) for side in sides] if subject.data else []
     session = Session(subject.name, record=run.measured, progress=run.progress)
