@@ -78,6 +78,7 @@ def made_up_sweep():
                 energy = {"power_reason": "energy not measured: NVML has no such field for this user (made up)"}
             shared = {"device": device, "batch": batch, "seed": place}
             half = {"against": "full", "speedup": 1.91, "speedup_low": 1.86, "speedup_high": 1.95, "ideal_speedup": 1.98}
+            half["share_of_ideal"] = 0.96
             rows.append(made_up_row("half", ms=ms, top1=0.78, sha="aa" * 32, **shared, **half, **energy))
             energy = {key: value * 1.9 if key.endswith("_mj") else value for key, value in energy.items()}
             rows.append(made_up_row("full", ms=1.91 * ms, top1=0.886, sha="bb" * 32, **shared, **energy))

@@ -286,7 +286,7 @@ def test_page_shows_energy_clocks_and_throttling(tmp_path):
 def test_page_draws_another_metric_where_there_is_no_top1(tmp_path):
     found = {"map": Metric(0.81, 0.79, 0.83)}
     row = made_up_row("half", metrics=found, data="market1501:data")
-    assert "mAP on market1501:data over median latency of a batch" in page_of(tmp_path, row)
+    assert "Accuracy (mAP on market1501:data) over median latency of a batch" in page_of(tmp_path, row)
 
 
 def test_page_draws_a_figure_that_is_no_share_without_per_cent(tmp_path):
@@ -296,7 +296,7 @@ def test_page_draws_a_figure_that_is_no_share_without_per_cent(tmp_path):
 
 def test_page_keeps_a_row_without_raw_latencies_in_accuracy_charts(tmp_path):
     text = page_of(tmp_path, made_up_row("half", samples_ms=()))
-    assert "top-1 on demo over median latency" in text
+    assert "Accuracy (top-1 on demo) over median latency" in text
     assert "Latency in the order of time" not in text
 
 
@@ -314,6 +314,20 @@ def test_page_shows_scenarios_and_provider_trials(tmp_path):
     assert "figures mean ms" in text
     assert "J (half): the scenario SingleStream is no valid MLPerf run" in text
     assert "2.8 times as slow" in text
+
+
+def test_page_shows_trials_of_several_batches_once(tmp_path):
+    trials = ({"provider": "cpu", "median_ms": 8.7, "remarks": ()},)
+    rows = [made_up_row("half", batch=batch, provider_trials=trials) for batch in (1, 4)]
+    text = page_of(tmp_path, *rows)
+    assert text.count("median ms") == 1
+    assert "A1, A4: half" in text
+    assert "[]" not in text
+
+
+def test_page_asks_no_energy_of_a_failed_side(tmp_path):
+    failed = made_up_row("broken", status="failed", reason="no runtime", samples_ms=(), top1=None, sha="cc" * 32)
+    assert "Energy was not measured" not in page_of(tmp_path, made_up_row("half", **made_up_energy(3.0)), failed)
 
 
 def test_page_keeps_an_invalid_side_out_of_the_charts(tmp_path):

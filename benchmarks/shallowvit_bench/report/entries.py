@@ -134,7 +134,8 @@ def _letter(place: int) -> str:
 
 def _runtime(row: Row) -> str:
     provider, computed = row.get("provider") or row.get("backend") or "", row.get("computed_in") or row.get("precision") or ""
-    return provider if not computed or provider.endswith(computed) else f"{provider} {computed}"
+    # what a side that failed would have computed in, nobody knows
+    return provider if not computed or provider.endswith(computed) or row["status"] == "failed" else f"{provider} {computed}"
 
 
 def _copies(row: Row) -> str:

@@ -38,7 +38,7 @@ def sides_blocks(entries: Sequence[Entry], older: int) -> list[Block]:
     rows = [entry.row for entry in entries]
     same = shared_text(rows)
     metrics = list(dict.fromkeys(name for row in rows for name in row.get("metrics") or ()))
-    head = ["", "side", "on", "status", "p50", "p99", "items/s", *map(metric_title, metrics), "energy an item", "speed-up"]
+    head = ["", "side", "on", "status", "p50", "p99", "items/s", "energy an item", "speed-up", *map(metric_title, metrics)]
     several = len({entry.device for entry in entries}) > 1
     lines = [_side_line(entry, metrics, several) for entry in entries]
     parts: list[Block] = [
@@ -71,10 +71,16 @@ def _side_line(entry: Entry, metrics: Sequence[str], several: bool) -> list[str]
         "" if p50 is None else text_from_ms(p50),
         "" if p99 is None else text_from_ms(p99),
         "" if items is None else f"{items:,.1f}",
-        *(text_of_metric(row, name) for name in metrics),
-        "not measured" if row.get("energy_item_mj") is None else f"{row['energy_item_mj']:.3g} mJ",
+        _energy_text(row),
         texts["speed-up"],
+        *(text_of_metric(row, name) for name in metrics),
     ]
+
+
+def _energy_text(row: Row) -> str:
+    if row.get("energy_item_mj") is not None:
+        return f"{row['energy_item_mj']:.3g} mJ"
+    return "" if row["status"] == "failed" else "not measured"
 
 
 def tradeoff_blocks(entries: Sequence[Entry]) -> list[Block]:
@@ -117,7 +123,7 @@ def _tradeoff_chart(
     title = metric_title(metric)
     share = "%" in text_of_metric(entries[0].row, metric)
     label = f"{title} over {cost}: " + "; ".join(point.title for point in points)
-    caption = f"{title} on {data} over {cost}, with 95 % intervals where known; up and left is better."
+    caption = f"Accuracy ({title} on {data}) over {cost}, with 95 % intervals where known; up and left is better."
     reading = (
         f"The staircase is the Pareto front{' of each device' if len(devices) > 1 else ''}: no other side is better in both. "
         "What is beaten is pale."
@@ -272,7 +278,7 @@ def energy_blocks(entries: Sequence[Entry]) -> list[Block]:
     parts: list[Block] = [Heading("Energy, heat and clocks")]
     reasons: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.row.get("energy_item_mj") is None:
+        if entry.row.get("energy_item_mj") is None and entry.row["status"] != "failed":
             reason = entry.row.get("power_reason") or "the rows give no reason"
             reasons.setdefault(reason.removeprefix("energy not measured: "), []).append(entry)
     if reasons:

@@ -97,14 +97,14 @@ def _tiles(bundle: BundleInfo, entries: Sequence[Entry]) -> Tiles:
     own = rows_of_bundle(bundle, entries)
     if not own:
         return Tiles((*tiles, ("not measured", "latency, accuracy, energy")))
-    row, where = own[0].row, f" on {own[0].device}" if own[0].where else ""
+    row, which = own[0].row, f" ({own[0].tag})" if own[0].where else ""
     if row.get("speedup"):
-        tiles.append((f"{row['speedup']:.2f}x", f"as fast as {row['against']}{where}"))
+        tiles.append((f"{row['speedup']:.2f}x", f"as fast as {row['against']}{which}"))
     metric = main_metric(row)
     if metric:
         tiles.append((text_of_metric(row, metric).partition(" ")[0], f"{metric_title(metric)} on {row.get('data')}"))
     else:
         tiles.append(("not measured", "accuracy"))
     energy = row.get("energy_item_mj")
-    tiles.append(("not measured", "energy") if energy is None else (f"{energy:.3g} mJ", f"energy an item, above idle{where}"))
+    tiles.append(("not measured", "energy") if energy is None else (f"{energy:.3g} mJ", f"energy an item, above idle{which}"))
     return Tiles(tuple(tiles))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from .blocks import Block, Code, Heading, Paragraph, Table, table
@@ -77,19 +78,25 @@ def _verdict_blocks(results: dict[str, Any]) -> list[Block]:
 
 def providers_blocks(entries: Sequence[Entry]) -> list[Block]:
     """Return what ``--provider auto`` tried, and why it took what it took; nothing when it wasn't used."""
-    parts: list[Block] = []
+    tried: dict[str, tuple[list[dict[str, Any]], list[Entry]]] = {}
     for entry in entries:
-        trials = entry.row.get("provider_trials") or ()
-        if not trials:
-            continue
+        if trials := list(entry.row.get("provider_trials") or ()):
+            tried.setdefault(json.dumps([entry.letter, trials]), (trials, []))[1].append(entry)
+    parts: list[Block] = [Heading("Providers tried")] if tried else []
+    for trials, about in tried.values():
         keys = list(dict.fromkeys(key for trial in trials for key in trial))
-        lines = [[_plain(trial.get(key)) if trial.get(key) is not None else "" for key in keys] for trial in trials]
-        figures = [
-            place for place, key in enumerate(keys) if all(isinstance(t.get(key), (int, float, type(None))) for t in trials)
-        ]
-        parts.append(Heading(entry.title, 3))
-        parts.append(table(f"providers tried for {entry.title}", [key.replace("_", " ") for key in keys], lines, figures))
-    return [Heading("Providers tried"), *parts] if parts else []
+        lines = [[_cell(trial.get(key)) for key in keys] for trial in trials]
+        numbers = [place for place, key in enumerate(keys) if any(isinstance(trial.get(key), float) for trial in trials)]
+        title = f"{tags_of(about)}: {about[0].family}" + (f", {about[0].where}" if about[0].where else "")
+        parts.append(Heading(title, 3))
+        parts.append(table(f"providers tried for {title}", [key.replace("_", " ") for key in keys], lines, numbers))
+    return parts
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return "; ".join(map(_plain, value)) if isinstance(value, (list, tuple)) else _plain(value)
 
 
 def conditions_blocks(entries: Sequence[Entry]) -> list[Block]:
@@ -175,8 +182,6 @@ def _flat(values: dict[str, Any], before: str = "") -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, dict):
             texts |= _flat(value, f"{before}{name} ")
-        elif isinstance(value, (list, tuple)):
-            texts[f"{before}{name}".replace("_", " ")] = "; ".join(map(_plain, value))
         else:
-            texts[f"{before}{name}".replace("_", " ")] = _plain(value)
+            texts[f"{before}{name}".replace("_", " ")] = _cell(value)
     return texts
