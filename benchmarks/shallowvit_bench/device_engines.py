@@ -37,11 +37,11 @@ def built_engines(job: Job, cache: Path, emit: Callable[[dict[str, Any]], None])
     Raises:
         BenchError: a build failed, or an attention isn't fused.
     """
-    engines = dict(job.engines)
-    for place in job.bundles:
+    engines = list(job.engines or [None] * len(job.bundles))
+    for number, place in enumerate(job.bundles):
         bundle = read_bundle(Path(place))
         recipe = bundle.path / "recipe" / "recipe.json"
-        if not bundle.manifest.get("recipe") or not recipe.is_file() or place in engines:
+        if not bundle.manifest.get("recipe") or not recipe.is_file() or engines[number]:
             continue
         flavour = json.loads(recipe.read_text(encoding="utf-8"))["flavour"]
         if job.config.provider not in (None, AUTO, flavour):
@@ -55,8 +55,8 @@ def built_engines(job: Job, cache: Path, emit: Callable[[dict[str, Any]], None])
                 }
             )
             continue
-        engines[place] = str(_engine(bundle, recipe, cache / "engines", version, emit))
-    return replace(job, engines=engines)
+        engines[number] = str(_engine(bundle, recipe, cache / "engines", version, emit))
+    return replace(job, engines=tuple(engines))
 
 
 def _version(module: str) -> str | None:

@@ -112,7 +112,7 @@ def _is_locked(path: Path) -> bool:
 
 def _probe(cache: Path, request: Request) -> Reply:
     """Say what is here of what is asked for; hash nothing while someone measures."""
-    reply = {
+    reply: Reply = {
         "cache": str(cache),
         "python": platform.python_version(),
         "machine": platform.machine(),

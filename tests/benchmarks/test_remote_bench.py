@@ -219,11 +219,10 @@ def test_a_second_call_of_the_same_job_follows_the_first(device, bundle, cache):
     assert first[0].rows or second.rows
 
 
-def test_stop_ends_the_run_with_its_processes(server, device, bundle, cache):
+def test_stop_ends_the_run_with_its_processes_and_the_next_call_measures_the_rest(server, device, bundle, cache):
     results = []
-    thread = threading.Thread(
-        target=lambda: results.append(measure(device, bundle, replace(LONG, batches=tuple(range(1, 40)))))
-    )
+    job = replace(LONG, batches=tuple(range(1, 9)))
+    thread = threading.Thread(target=lambda: results.append(measure(device, bundle, job)))
     thread.start()
     run = started(cache)
     group = pid_of_the_run(server)
@@ -231,6 +230,10 @@ def test_stop_ends_the_run_with_its_processes(server, device, bundle, cache):
     thread.join()
     assert "the run was stopped" in results[0].failure
     assert [pid for pid, state in processes_of(group) if state != "Z"] == []
+    again = measure(device, bundle, job)
+    assert (again.failure, again.picked_up, [row["batch"] for row in again.rows]) == (None, True, list(job.batches))
+    assert again.rows[: len(results[0].rows)] == results[0].rows
+    assert len({row["id"].partition("-")[0] for row in again.rows}) == 1
 
 
 def processes_of(group):
@@ -252,12 +255,15 @@ def test_clean_leaves_nothing_of_ours(server, device, bundle, cache):
 
 def test_a_full_disk_is_told_and_loses_no_finished_measurement(server, device, bundle, cache):
     """A limit on the size of files stands for the disk: rows beyond it can't be written."""
-    harness = max(blob.size for blob in pack([bundle], None).blobs)
-    server.limit(f"trap '' XFSZ; ulimit -f {-(-harness // 512) + 8}")
+    measure(device, bundle)  # so that what is longer is there
+    server.limit("trap '' XFSZ; ulimit -f 80")  # blocks of 512 bytes; a row of 1500 runs has about 30
+    job = replace(QUICK, batches=tuple(range(1, 9)), max_runs=1500)
     try:
-        config = replace(QUICK, batches=tuple(range(1, 9)), max_runs=20000)
-        result = measure(device, bundle, config)
+        result = measure(device, bundle, job)
     finally:
         server.limit("")
     assert "could not write" in result.failure
-    assert len(result.rows) > 0
+    assert 0 < len(result.rows) < 8
+    again = measure(device, bundle, job)
+    assert (again.failure, len(again.rows)) == (None, 8)
+    assert again.rows[: len(result.rows)] == result.rows

@@ -17,6 +17,7 @@ import time
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,11 +160,7 @@ async def bench_on_devices(
     devices: Sequence[Device], order: Order, progress: Callable[[str, str], None] = lambda device, text: None
 ) -> tuple[DeviceResult, ...]:
     """Measure on all devices at once."""
-    return tuple(
-        await asyncio.gather(
-            *(bench_on_device(device, order, lambda text, name=device.name: progress(name, text)) for device in devices)
-        )
-    )
+    return tuple(await asyncio.gather(*(bench_on_device(device, order, partial(progress, device.name)) for device in devices)))
 
 
 async def bench_on_device(device: Device, order: Order, progress: Callable[[str], None] = lambda _: None) -> DeviceResult:
@@ -328,15 +325,18 @@ async def _fetch(connection: asyncssh.SSHClientConnection, device: Device, run: 
     async with open_files(connection, device) as sftp:
         try:
             async with sftp.open(f"{run}/{ROWS}", "rb") as file:
-                content = bytes(await file.read())
+                content = await file.read()
         except ssh.SFTPNoSuchFile:
             return
+        assert isinstance(content, bytes)
         whole = content[: content.rfind(b"\n") + 1]
         rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
         state.rows = tuple({row["id"]: row for row in rows}.values())  # one is written again when its accuracy is known
         for name in {Path(row["predictions"]).name for row in state.rows if row.get("predictions")}:
             async with sftp.open(f"{run}/{PREDICTIONS}/{name}", "rb") as file:
-                state.files[name] = bytes(await file.read())
+                outputs = await file.read()
+            assert isinstance(outputs, bytes)
+            state.files[name] = outputs
 
 
 def _who() -> str:

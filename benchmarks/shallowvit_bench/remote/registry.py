@@ -117,7 +117,7 @@ def write_devices(path: Path, devices: dict[str, Device]) -> None:
     for name in devices:
         if not _NAME.fullmatch(name):
             raise BenchError(f"devices: {name!r} is no name; use letters, digits, '.', '_' and '-'")
-    lines = []
+    lines: list[str] = []
     for name, device in devices.items():
         lines += [*([""] if lines else []), f'["{name}"]']
         for field in fields(Device):

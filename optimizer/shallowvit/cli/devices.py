@@ -44,12 +44,18 @@ def add(
     """Name a device, or describe a named one anew."""
     from dataclasses import replace
 
-    from shallowvit_bench.remote.registry import parse_device, read_devices, write_devices
+    from shallowvit_bench.remote.registry import Device, parse_device, read_devices, write_devices
 
     path = _path(file)
     known = read_devices(path)
-    given = {"key": key, "python": python, "cache": cache, "known_hosts": known_hosts}
-    device = replace(parse_device(address), name=name, **{field: value for field, value in given.items() if value is not None})
+    device = replace(
+        parse_device(address),
+        name=name,
+        key=key,
+        known_hosts=known_hosts,
+        python=Device.python if python is None else python,
+        cache=Device.cache if cache is None else cache,
+    )
     write_devices(path, known | {name: device})
     typer.echo(f"{'changed' if name in known else 'added'} {name} in {path}; look at it with: shallowvit devices probe {name}")
 
