@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +19,6 @@ from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.remote.bench import remote_bench, tidy_device
 from shallowvit_bench.remote.connection import Timeouts
-from shallowvit_bench.remote.transfer import pack
 
 QUICK = BenchConfig(max_runs=4, threads=1, provider="cpu", power=False)
 LONG = replace(QUICK, batches=(1, 2, 3, 4), max_runs=40)
@@ -267,3 +267,19 @@ def test_a_full_disk_is_told_and_loses_no_finished_measurement(server, device, b
     again = measure(device, bundle, job)
     assert (again.failure, len(again.rows)) == (None, 8)
     assert again.rows[: len(result.rows)] == result.rows
+
+
+def test_an_interruption_here_leaves_the_device_going_on_and_is_picked_up(server, device, bundle, cache):
+    script = (
+        "import sys\n"
+        f"sys.path[:0] = {[entry for entry in sys.path if entry]!r}\n"
+        "from test_remote_bench import *\n"
+        "from shallowvit_bench.remote.registry import Device\n"
+        f"try:\n    measure({device!r}, Path({str(bundle)!r}), LONG)\nexcept BenchError as err:\n    print(err)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
+    started(cache)
+    process.send_signal(signal.SIGINT)
+    assert "what has started on loop goes on there. Pick its rows up with the same command" in process.communicate()[0]
+    result = measure(device, bundle, LONG)
+    assert (result.failure, result.picked_up, len(result.rows)) == (None, True, 4)
