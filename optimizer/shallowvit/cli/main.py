@@ -66,7 +66,10 @@ def _app(asked: str | None) -> typer.Typer:
     app.callback()(_options)
     for name, (module, summary) in COMMANDS.items():
         function = getattr(importlib.import_module(module), name) if name == asked else _stand_in
-        app.command(name, help=None if name == asked else summary, short_help=summary)(function)
+        if isinstance(function, typer.Typer):
+            app.add_typer(function, name=name, short_help=summary)
+        else:
+            app.command(name, help=None if name == asked else summary, short_help=summary)(function)
     return app
 
 
