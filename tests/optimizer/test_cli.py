@@ -53,7 +53,7 @@ def test_help_names_every_command_with_heavy_packages_blocked():
 def test_help_of_a_command_works_with_the_extras_blocked(command):
     done = _without(EXTRAS, command, "--help")
     assert done.returncode == 0, done.stderr
-    assert "--quiet" in done.stdout
+    assert "--quiet" in done.stdout or "Commands:" in done.stdout  # a group has commands, and they have the options
 
 
 def test_missing_extra_names_what_to_install(video_folder):
