@@ -62,14 +62,14 @@ class Session:
 
 
 def bench(
-    sides: Sequence[Side], config: BenchConfig, datasets: Sequence[Dataset] = (), session: Session | None = None
+    sides: Sequence[Side], config: BenchConfig, datasets: Sequence[Dataset | None] = (), session: Session | None = None
 ) -> tuple[Measurement, ...]:
     """Measure sides; one that fails gets a measurement with the reason, and the others are still measured.
 
     Args:
         sides: The side in question first, then the one to beat, then any others.
         config: Batches, limits, threads, power.
-        datasets: None, or the same labelled data opened for each side's bundle.
+        datasets: None, or the same labelled data opened for each side's bundle; a side with None in its place has no accuracy.
         session: See there.
 
     Returns:
@@ -292,7 +292,7 @@ def _compare(attempts: Sequence[_Attempt]) -> None:
 
 
 def _with_accuracy(
-    opened: Sequence[_Opened], datasets: Sequence[Dataset], found: dict[str, Measurement]
+    opened: Sequence[_Opened], datasets: Sequence[Dataset | None], found: dict[str, Measurement]
 ) -> dict[str, Measurement]:
     """Measure each side's accuracy once and write it into its measurements at every batch size."""
     timed = {name: measured for name, measured in found.items() if measured.scenario is None}
@@ -303,7 +303,8 @@ def _with_accuracy(
     for number, (one, dataset) in enumerate(zip(opened, datasets, strict=True)):
         accuracies.append(None)
         figures.append({})
-        if all(measured.status == "failed" for name, measured in timed.items() if _side_of(name) == number):
+        mine = [measured for name, measured in timed.items() if _side_of(name) == number]
+        if dataset is None or all(measured.status == "failed" for measured in mine):
             continue
         try:
             accuracies[number] = accuracy = _predict(one, dataset)
@@ -311,9 +312,9 @@ def _with_accuracy(
         except one.side.failures as err:
             figures[number] = {"status": "failed", "reason": str(err)}
     if len(accuracies) > 1 and (other := accuracies[1]):
-        for mine, entries in zip(accuracies, figures, strict=True):
-            if mine is not None and mine is not other:
-                entries["agreement"] = agreement(mine, other).agreement
+        for ours, entries in zip(accuracies, figures, strict=True):
+            if ours is not None and ours is not other:
+                entries["agreement"] = agreement(ours, other).agreement
     result = dict(found)
     for name, measured in timed.items():
         more = figures[_side_of(name)]

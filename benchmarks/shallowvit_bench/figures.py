@@ -90,7 +90,8 @@ def _plain_metric(name: str) -> Callable[[Mapping[str, Any]], str]:
 def _speedup(row: Mapping[str, Any]) -> str:
     if row.get("speedup") is None:
         return ""
-    return f"{row['speedup']:.2f}x ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+    ends = (row.get("speedup_low"), row.get("speedup_high"))
+    return f"{row['speedup']:.2f}x" + ("" if None in ends else f" ({ends[0]:.2f} to {ends[1]:.2f})")
 
 
 def _ideal(row: Mapping[str, Any]) -> str:

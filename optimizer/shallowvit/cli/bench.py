@@ -66,6 +66,9 @@ def bench(
     ] = None,
     baseline: Annotated[Path | None, typer.Option(help="Rows of an earlier run to hold this one against.")] = None,
     max_regression: Annotated[str, typer.Option(help="How much worse than the baseline is allowed.")] = "5%",
+    max_accuracy_drop: Annotated[
+        str, typer.Option(help="How far an accuracy may fall below the baseline's; 1% is a point.")
+    ] = "1%",
     lock_clocks: Annotated[
         bool, typer.Option("--lock-clocks", help="Tell which commands would lock clocks and power mode, and stop.")
     ] = False,
@@ -78,7 +81,7 @@ def bench(
     if lock_clocks:
         _tell_lock_commands()
         return
-    judge = _Judge(fail_if or [], baseline, max_regression)
+    judge = _Judge(fail_if or [], baseline, (max_regression, max_accuracy_drop))
     rows = _output(bundle, rows, ".bench.jsonl", "--rows")
     plot = _output(bundle, plot, ".bench.png", "--plot")
     config = BenchConfig(
@@ -108,7 +111,7 @@ def bench(
     else:
         if listed:
             print_measurements(listed, [rows, *([plot] if drawn else [])])
-        for text in (*failures, *(f"{verdict.row}: {verdict.sentence}" for verdict in verdicts)):
+        for text in (*failures, *_told(verdicts)):
             typer.echo(text)
     if failures or any(measured.status != "ok" for measured in measurements) or any(verdict.failed for verdict in verdicts):
         raise typer.Exit(1)
@@ -146,12 +149,13 @@ def _measure(
 class _Judge:
     """What makes a run fail: gates on its own figures, and a baseline; both are read before anything is measured."""
 
-    def __init__(self, gates: list[str], baseline: Path | None, max_regression: str) -> None:
+    def __init__(self, gates: list[str], baseline: Path | None, allowed: tuple[str, str]) -> None:
         from shallowvit_bench.gates import parse_gate, parse_share
         from shallowvit_bench.measurement import read_rows
 
         self._gates = [parse_gate(text) for text in gates]
-        self._allowed = parse_share(max_regression, "--max-regression")
+        self._allowed = parse_share(allowed[0], "--max-regression")
+        self._drop = parse_share(allowed[1], "--max-accuracy-drop")
         kept = [row for row in read_rows(baseline) if not row.get("scenario")] if baseline is not None else None
         self._baseline = kept
 
@@ -169,8 +173,17 @@ class _Judge:
         if self._gates:
             found += check_gates(rows, self._gates)
         if self._baseline is not None:
-            found += compare_with_baseline(rows, self._baseline, self._allowed)
+            found += compare_with_baseline(rows, self._baseline, self._allowed, max_accuracy_drop=self._drop)
         return found
+
+
+def _told(verdicts: list[GateResult | Regression]) -> list[str]:
+    """Each verdict, then what makes any of them doubtful, once."""
+    warnings = dict.fromkeys(text for verdict in verdicts for text in getattr(verdict, "warnings", ()))
+    return [
+        *(f"{verdict.row}: {verdict.sentence}" for verdict in verdicts),
+        *(f"beside the baseline: {text}" for text in warnings),
+    ]
 
 
 def _draw(measurements: tuple[Measurement, ...], plot: Path) -> bool:
