@@ -1,5 +1,6 @@
 """The forms of ``--data`` beside demo, arrays of frames and class folders: images by list, inputs, audio, retrieval, binary."""
 
+import time
 import wave
 
 import numpy as np
@@ -10,6 +11,7 @@ from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.datasets import UnreadableError, check_dataset, open_dataset
 from shallowvit_bench.datasets.audio import log_mel, read_wave
 from shallowvit_bench.datasets.dataset import Dataset
+from shallowvit_bench.datasets.images import split_line
 from shallowvit_bench.datasets.specs import DataSpec, parse_spec
 from shallowvit_bench.errors import BenchError
 
@@ -139,6 +141,20 @@ def test_open_dataset_rejects_a_list_with_another_class(tmp_path):
         open_dataset(f"images:{tmp_path}/val?list=val.txt", image_taker(tmp_path, ["cat", "dog"]))
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a/b.mp4 5", ("a/b.mp4", 5)),
+        ("a b.mp4,5\n", ("a b.mp4", 5)),
+        ("a, b.mp4 5", ("a, b.mp4", 5)),
+        ("a.wav, dog bark", ("a.wav", "dog bark")),
+        ("a.mp4\t7", ("a.mp4", 7)),
+    ],
+)
+def test_split_line_takes_path_and_label_apart(tmp_path, line, expected):
+    assert split_line(line, tmp_path) == expected
+
+
 def test_read_hands_on_what_cannot_be_read_in_order(tmp_path):
     for number in range(40):
         save_image(tmp_path / f"val/cat/{number:02}.png", colour=(number, 0, 0))
@@ -169,6 +185,7 @@ def test_read_does_not_run_far_ahead_of_who_takes(tmp_path):
     reading = Dataset("large", 1000, np.zeros(0, np.int64), items).read(range(1000))
     for _ in range(3):
         next(reading)
+    time.sleep(0.2)  # what is to be read ahead has been by now
     reading.close()
     assert items.begun <= 3 + 8  # 256 MiB of 30 MiB each
 

@@ -75,6 +75,12 @@ def test_read_clips_resizes_the_shorter_side_and_slides_crops(clip):
     np.testing.assert_array_equal(found[:, 0], np.stack([whole[:, left : left + 72] for left in (0, 8, 16)]))
 
 
+def test_read_clips_gives_the_crops_of_a_segment_after_each_other(clip):
+    found = read_clips(clip, settings(1, 72, 72), Views(2, 3, "uniform"))
+    first, second = (read_clips(clip, settings(1, 72, 72), Views(2, 1, "uniform"))[segment] for segment in (0, 1))
+    np.testing.assert_array_equal(found[[1, 4]], [first, second])
+
+
 def test_read_clips_takes_one_crop_as_the_bundle_says(clip):
     found = read_clips(clip, settings(1, 64, 64, {"shortest_edge": 72}, {"height": 64, "width": 64}), Views(1, 1, "uniform"))
     whole = np.asarray(Image.fromarray(every_frame(clip)[60]).resize((88, 72), Image.Resampling.BILINEAR))
