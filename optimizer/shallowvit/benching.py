@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shallowvit_bench.bundles import BundleInfo
     from shallowvit_bench.config import BenchConfig
     from shallowvit_bench.measurement import Measurement
+    from shallowvit_bench.remote.bench import DeviceResult
     from shallowvit_bench.sides import Side
 
 __all__ = ["TORCH", "bench_here", "bench_there", "is_bundle"]
@@ -81,6 +82,8 @@ def bench_there(
     rows: Path,
     data: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    wait: bool = False,
 ) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
     """Measure bundles on devices over SSH, all at once; what they measured is appended to ``rows`` as each is done.
 
@@ -91,6 +94,7 @@ def bench_there(
         rows: The file of rows; outputs behind accuracies lie beside it.
         data: ``demo``, a file or folder here, or ``device:PATH``.
         progress: Told what is going on.
+        wait: Whether to wait for others who measure there.
 
     Returns:
         The measurements, and a sentence for each device that failed.
@@ -101,18 +105,28 @@ def bench_there(
     from shallowvit_bench.remote.bench import remote_bench
     from shallowvit_bench.remote.registry import find_device
 
-    found = [find_device(text) for text in devices]
-    results = remote_bench(found, bundles, config, data, progress=lambda device, text: progress(f"{device}: {text}"))
-    measurements: list[Measurement] = []
-    for result in results:
+    home: dict[str, tuple[Measurement, ...]] = {}
+
+    def keep(result: DeviceResult) -> None:
+        """Write down what a device measured, before it forgets it."""
         folder = _outputs_folder(rows) / re.sub(r"[^\w.-]+", "-", result.device)
         for name, content in result.files.items():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        taken = [_brought_home(row, result.device, folder) for row in result.rows]
-        append_rows(rows, taken)
-        measurements += taken
-    return tuple(measurements), tuple(f"{result.device}: {result.failure}" for result in results if result.failure)
+        home[result.device] = tuple(_brought_home(row, result.device, folder) for row in result.rows)
+        append_rows(rows, home[result.device])
+
+    results = remote_bench(
+        [find_device(text) for text in devices],
+        bundles,
+        config,
+        data,
+        keep=keep,
+        wait=wait,
+        progress=lambda device, text: progress(f"{device}: {text}"),
+    )
+    measurements = tuple(one for result in results for one in home.get(result.device, ()))
+    return measurements, tuple(result.failure for result in results if result.failure)
 
 
 def _brought_home(row: dict[str, Any], device: str, folder: Path) -> Measurement:

@@ -46,6 +46,7 @@ def bench(
         list[str] | None,
         typer.Option(help="Measure there over SSH: user@host[:port] or a name from 'shallowvit devices'. Repeatable."),
     ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for others who measure on the device.")] = False,
     data: Annotated[
         str | None,
         typer.Option(help="What accuracy is measured on: 'demo', arrays, images, video lists; see docs/accuracy.md."),
@@ -101,7 +102,7 @@ def bench(
     from .bench_printing import print_measurements, progress_lines
 
     with progress_lines(as_json or quiet) as progress:
-        measurements, failures = _measure(bundle, (device or [], against or [], data), config, rows, progress)
+        measurements, failures = _measure(bundle, (device or [], against or [], data), config, rows, progress, wait=wait)
     drawn = _draw(measurements, plot)
     verdicts = judge.verdicts(measurements)
     listed = [row_from_measurement(measurement, samples=not as_json) for measurement in measurements]
@@ -123,6 +124,8 @@ def _measure(
     config: BenchConfig,
     rows: Path,
     progress: Callable[[str], None],
+    *,
+    wait: bool,
 ) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
     """Measure here or there; what is missing is found before anything heavy is loaded."""
     from shallowvit_bench.bundles import read_bundle
@@ -143,7 +146,7 @@ def _measure(
         raise BenchError(
             "bench: --against torch and provider:NAME are measured on this machine; leave them out beside --device"
         )
-    return bench_there(devices, [bundle, *others], config, rows, data, progress)
+    return bench_there(devices, [bundle, *others], config, rows, data, progress, wait=wait)
 
 
 class _Judge:
