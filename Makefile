@@ -1,11 +1,12 @@
 # make demo   set up, run the main job on the demo model, measure it, leave a report to open
 # make test   set up, then lint, types, tests, docs and the demo line
+# make aarch64   the harness on an aarch64 userland under qemu; minutes, needs Debian packages
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types unit docs clean
+.PHONY: demo test lint types unit aarch64 docs clean
 
 $(READY): pyproject.toml
 	@echo 'Setting up $(VENV): a few minutes and about 6 GB, most of it PyTorch'
@@ -37,8 +38,12 @@ types: $(READY)
 unit: $(READY)
 	$(BIN)/pytest -n 2
 
+# the harness on an aarch64 userland under qemu: apt-get install qemu-user-static debootstrap openssh-server
+aarch64: $(READY)
+	SHALLOWVIT_AARCH64=$(CURDIR)/.aarch64 $(BIN)/pytest -q tests/benchmarks/test_aarch64.py
+
 docs: $(READY)
 	$(BIN)/python docs/api.py site
 
 clean:
-	rm -rf $(VENV) demo-out site build dist *.egg-info
+	rm -rf $(VENV) .aarch64 demo-out site build dist *.egg-info
