@@ -34,7 +34,9 @@ def open_market1501(
         BenchError: a folder is missing or holds no images named as Market-1501's, or the model takes video.
     """
     if len(taker.input.layout) != 4:
-        raise BenchError(f"open_dataset: {spec.path} holds images, but {called(taker)} takes video ({taker.input.layout}); give videos")
+        raise BenchError(
+            f"open_dataset: {spec.path} holds images, but {called(taker)} takes video ({taker.input.layout}); give videos"
+        )
     paths, people, cameras, queries = [], [], [], []
     for folder in (_QUERY, _GALLERY):
         where = spec.path / folder

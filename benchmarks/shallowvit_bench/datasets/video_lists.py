@@ -1,6 +1,6 @@
 """The official list files of Kinetics, Something-Something V2, UCF101 and HMDB51: which videos there are, and their classes.
 
-A newcomer's trap: a video that a list names and the disk lacks (a tenth of Kinetics is gone from where it came from) is still
+A newcomer's trap: a video that a list names and the disk lacks (many of Kinetics are gone from where they came from) is still
 an item, so it shows up as unreadable in every result instead of making the set smaller and the accuracy better.
 """
 
