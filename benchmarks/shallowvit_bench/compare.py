@@ -336,12 +336,20 @@ def _predict(one: _Opened, dataset: Dataset) -> Accuracy:
     return measure_accuracy(one.runner(), one.side.bundle, dataset, one.config.accuracy_batch, one.say, save=save)
 
 
+def _unread(found: Accuracy) -> list[str]:
+    """Which items couldn't be read; all of them stand in the file of outputs."""
+    if not found.unreadable:
+        return []
+    name, reason = found.unreadable[0]
+    return [f"{len(found.unreadable):,} items could not be read and count in no accuracy, the first {name}: {reason}"]
+
+
 def _accuracy_figures(found: Accuracy) -> dict[str, Any]:
     return {
         "data": found.data,
         "items": found.items,
         "unreadable": len(found.unreadable),
         "metrics": found.metrics,
-        "remarks": found.remarks,
+        "remarks": (*found.remarks, *_unread(found)),
         "predictions": str(found.saved) if found.saved else None,
     }

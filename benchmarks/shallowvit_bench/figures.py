@@ -151,7 +151,7 @@ METRICS = {
     "rank5": Figure("rank-5 (95 %)", _metric("rank5")),
     "rank10": Figure("rank-10 (95 %)", _metric("rank10")),
     "auc": Figure("AUC (95 %)", _metric("auc", share=False)),
-    "ap": Figure("average precision (95 %)", _metric("ap", share=False)),
+    "average_precision": Figure("average precision (95 %)", _metric("average_precision", share=False)),
 }
 _P50 = Figure("latency p50", _percentile("p50_ms", 0.5))
 _P99 = Figure("latency p99", _percentile("p99_ms", 0.99))

@@ -16,8 +16,7 @@ from shallowvit_bench.compare import Session, bench
 from shallowvit_bench.conditions import usable_cores
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.measurement import append_rows, measurement_from_row
-from shallowvit_bench.metrics import metrics_from_outputs
-from shallowvit_bench.predictions import read_predictions
+from shallowvit_bench.metrics import metrics_from_predictions
 from shallowvit_bench.sides import options_from_config, side_from_bundle
 
 if TYPE_CHECKING:
@@ -137,9 +136,7 @@ def _brought_home(row: dict[str, Any], device: str, folder: Path) -> Measurement
     saved = folder / Path(measured.predictions).name
     if not saved.is_file():
         return replace(measured, predictions=None)
-    found = read_predictions(saved)
-    figures = metrics_from_outputs(found.outputs, found.truth)
-    return replace(measured, predictions=str(saved), metrics=figures.metrics)
+    return replace(measured, predictions=str(saved), metrics=metrics_from_predictions(saved).metrics)
 
 
 def _outputs_folder(rows: Path) -> Path:

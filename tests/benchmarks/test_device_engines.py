@@ -4,8 +4,8 @@ import json
 import pytest
 from tiny_bundles import write_bundle
 
-from shallowvit.engines.records import BuildConfig, Flavour
 from shallowvit.engines.recipe import write_recipe
+from shallowvit.engines.records import BuildConfig, Flavour
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.device_engines import built_engines
 from shallowvit_bench.errors import BenchError
@@ -19,7 +19,11 @@ def job(tmp_path):
     """A job on a bundle that carries a recipe, as it lies on a device."""
     bundle = write_bundle(tmp_path / "tiny")
     write_recipe(bundle, BuildConfig(target="rtx-4090", flavour=Flavour.RTX), {})
-    manifest = json.loads((bundle / "manifest.json").read_text()) | {"schema_version": 2, "recipe": "recipe/recipe.json", "engines": []}
+    manifest = json.loads((bundle / "manifest.json").read_text()) | {
+        "schema_version": 2,
+        "recipe": "recipe/recipe.json",
+        "engines": [],
+    }
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     return Job("id", (str(bundle),), str(tmp_path / "rows.jsonl"), config=BenchConfig())
 

@@ -148,7 +148,7 @@ def test_candidates_stand_from_the_most_exact_on_and_have_names_of_their_own():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "cuda"}, "unknown backend 'cuda'; this machine offers cpu"),
+        ({"backend": "abacus"}, "unknown backend 'abacus'; choose from cpu, openvino"),
         ({"max_drop": 1.5}, "--max-accuracy-drop 1.5 isn't a share from 0 to 1"),
     ],
 )

@@ -105,7 +105,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if self.backend not in RUNNERS:
-            raise ShallowvitError(f"search: unknown backend {self.backend!r}; this machine offers {', '.join(RUNNERS)}")
+            raise ShallowvitError(f"search: unknown backend {self.backend!r}; choose from {', '.join(RUNNERS)}")
         if not 0 <= self.max_drop < 1:
             raise ShallowvitError(f"search: --max-accuracy-drop {self.max_drop:g} isn't a share from 0 to 1; 0.01 is one point")
 
