@@ -1,0 +1,65 @@
+"""The command and the function behind it, with real SSH servers on loopback as devices."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from loopback import start_loopback
+from typer.testing import CliRunner
+
+from shallowvit.benching import bench_there
+from shallowvit.cli.bench import bench
+from shallowvit_bench.config import BenchConfig
+from shallowvit_bench.measurement import read_rows
+from shallowvit_bench.remote.registry import write_devices
+
+QUICK = BenchConfig(max_runs=4, threads=1, provider="cpu", power=False)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    found = start_loopback(tmp_path_factory.mktemp("loopback"))
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def names(server, tmp_path, monkeypatch):
+    """A file of devices with two names for the server, each with a cache of its own."""
+    file = tmp_path / "devices.toml"
+    devices = {name: server.device(name, cache=str(tmp_path / name)) for name in ("orin", "nano")}
+    write_devices(file, devices)
+    monkeypatch.setenv("SHALLOWVIT_DEVICES", str(file))
+    return list(devices)
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(bench)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_bench_command_measures_on_a_named_device(bundle, names, tmp_path):
+    result = run(bundle, "--device", "orin", "--provider", "cpu", "--max-runs", 4, "--no-power", "--data", "demo", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = read_rows(tmp_path / "tiny.bench.jsonl")
+    assert (row["machine"], row["status"], row["items"]) == ("orin", "ok", 2000)
+    assert json.loads(result.stdout)["measurements"][0]["metrics"]["top1"] == row["metrics"]["top1"]
+    assert (tmp_path / "tiny.bench.outputs" / "orin" / "tiny-cpu.jsonl").is_file()
+
+
+def test_bench_there_brings_home_what_one_device_measured_when_another_fails(bundle, names, tmp_path):
+    (tmp_path / "nano").write_text("a file where the cache would be")
+    taken, failures = bench_there(names, [bundle], QUICK, tmp_path / "rows.jsonl")
+    assert [(one.machine, one.status) for one in taken] == [("orin", "ok")]
+    assert len(failures) == 1
+    assert failures[0].startswith("nano: ")
+    assert [row["machine"] for row in read_rows(tmp_path / "rows.jsonl")] == ["orin"]
+
+
+def test_bench_there_sends_arrays_and_measures_accuracy_on_them(bundle, names, tmp_path):
+    np.savez(tmp_path / "clips.npz", frames=np.zeros((4, 8, 16, 16, 3), np.uint8), labels=np.arange(4))
+    (one,), failures = bench_there(["orin"], [bundle], QUICK, tmp_path / "rows.jsonl", str(tmp_path / "clips.npz"))
+    assert (failures, one.items) == ((), 4)
+    assert set(one.metrics) >= {"top1", "top5"}
