@@ -25,7 +25,7 @@ from shallowvit_bench.errors import BenchError
 from shallowvit_bench.measurement import append_rows
 from shallowvit_bench.preprocessing import random_input
 from shallowvit_bench.runners import RunnerOptions
-from shallowvit_bench.runners.opening import default_provider, opener_for
+from shallowvit_bench.runners.opening import FLAVOURS, default_provider, opener_for
 from shallowvit_bench.sides import options_from_config, side_from_bundle
 
 from ..baselines import side_from_source
@@ -34,6 +34,7 @@ from ..errors import ShallowvitError
 from ..exporting import Precision
 from .ceilings import measure_ceilings
 from .subjects import SUBJECTS, Subject, export_subject
+from .vendor_tool import compare_with_tool, find_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,7 @@ __all__ = ["Check", "SelfcheckConfig", "SelfcheckResult", "selfcheck"]
 
 # of the largest output, against onnxruntime's CPU provider on the same graph
 _TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
+_AGREEMENT = 0.02  # between our median and the vendor's tool's
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ def _check_subject(run: _Run, subject: Subject) -> None:
         return
     for info in bundles:
         run.step(f"{info.name}: correctness", partial(_correctness, info))
+    if run.config.gpu:
+        run.step(f"{subject.name}: agreement with the vendor's tool", partial(_agreement, bundles[1]))
     run.step(f"{subject.name}: speed", lambda: _speed(run, subject, bundles))
 
 
@@ -232,6 +236,22 @@ def _correctness(info: BundleInfo) -> dict[str, Any]:
             f"largest output, {allowed:g} is allowed"
         )
     return {"provider": provider, "relative_error": error, "allowed": allowed}
+
+
+def _agreement(info: BundleInfo) -> dict[str, Any]:
+    """Our timing against that of TensorRT's own tool."""
+    flavour = default_provider(info)
+    tool = find_tool(flavour) if flavour in FLAVOURS else None
+    if tool is None:
+        raise _SkippedError(f"no command-line tool of {flavour} is on PATH (trtexec, tensorrt_rtx)")
+    found = asdict(compare_with_tool(info, flavour, tool))
+    if abs(found["difference"]) > _AGREEMENT:
+        raise ShallowvitError(
+            f"selfcheck: our median {found['ours_ms']:.4f} ms differs by {found['difference']:+.1%} from that of "
+            f"{tool}, {found['tool_ms']:.4f} ms; {_AGREEMENT:.0%} is allowed. Lock the clocks (shallowvit bench --lock-clocks "
+            "tells how) and run it again"
+        )
+    return found
 
 
 def _speed(run: _Run, subject: Subject, bundles: list[BundleInfo]) -> dict[str, Any]:
