@@ -1,7 +1,7 @@
 """Hold our timing of an engine against that of TensorRT's own command-line tool, turn by turn on the same engine.
 
-A newcomer's trap: what is compared is the compute by the GPU's clock, since whole runs hold other things on each side; the tool of
-TensorRT 10 copies by default and replays no CUDA graph, that of 11 the other way round.
+A newcomer's trap: what is compared is the compute by the GPU's clock, since whole runs hold other things on each side; the
+tool of TensorRT 10 copies by default and replays no CUDA graph, that of 11 the other way round.
 """
 
 from __future__ import annotations
