@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import typer
-from loopback import start_loopback
 from typer.testing import CliRunner
 
 from shallowvit.benching import bench_there
@@ -15,13 +14,6 @@ from shallowvit_bench.measurement import read_rows
 from shallowvit_bench.remote.registry import write_devices
 
 QUICK = BenchConfig(max_runs=4, threads=1, provider="cpu", power=False)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    found = start_loopback(tmp_path_factory.mktemp("loopback"))
-    yield found
-    found.stop()
 
 
 @pytest.fixture

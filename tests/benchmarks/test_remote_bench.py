@@ -25,14 +25,6 @@ LONG = replace(QUICK, batches=(1, 2, 3, 4), max_runs=40)
 HASTY = Timeouts(connect_s=5, keepalive_s=1, patience_s=20)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    # sshd names the files of its configuration by absolute paths, and sockets have short ones
-    found = start_loopback(tmp_path_factory.mktemp("loopback"))
-    yield found
-    found.stop()
-
-
 @pytest.fixture
 def device(server, tmp_path):
     """The server with a cache of this test's own."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import asyncssh
 import pytest
-from loopback import Proxy, start_loopback
+from loopback import Proxy
 from tiny_bundles import write_bundle
 
 from shallowvit_bench.errors import BenchError
@@ -18,13 +18,6 @@ from shallowvit_bench.remote.registry import parse_device
 from shallowvit_bench.remote.transfer import harness_bytes, pack, send
 
 HASTY = Timeouts(connect_s=3, keepalive_s=1, patience_s=5)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    found = start_loopback(tmp_path_factory.mktemp("loopback"))
-    yield found
-    found.stop()
 
 
 @pytest.fixture
