@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .bundles import read_bundle
 from .config import AUTO
 from .errors import BenchError
+from .runners.opening import flavour_of_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ def built_engines(job: Job, cache: Path, emit: Callable[[dict[str, Any]], None])
         recipe = bundle.path / "recipe" / "recipe.json"
         if not bundle.manifest.get("recipe") or not recipe.is_file() or engines[number]:
             continue
-        flavour = json.loads(recipe.read_text(encoding="utf-8"))["flavour"]
+        flavour = flavour_of_recipe(bundle)
         if job.config.provider not in (None, AUTO, flavour):
             continue
         version = _version(_MODULES[flavour])

@@ -14,7 +14,7 @@ from .errors import BenchError
 from .preprocessing import random_input
 from .runners import RunnerOptions
 from .runners.choosing import choose_provider
-from .runners.opening import default_provider, opener_for
+from .runners.opening import default_provider, engines_here, flavour_of_recipe, opener_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,20 +64,24 @@ def side_from_bundle(
     Args:
         bundle: The bundle.
         config: Its provider, and how models are loaded.
-        engine: An engine of the bundle's graph that was built elsewhere than in the bundle, as on a device.
+        engine: An engine that was built by the bundle's recipe outside of it, as on a device; taken where no provider is named.
         progress: Told what is going on, a line at a time.
 
     Raises:
         BenchError: no such provider, it isn't installed, or the bundle has no engine for it.
     """
-    options = options_from_config(config)
-    provider, trials = config.provider or default_provider(bundle), ()
+    options, provider, trials = options_from_config(config), config.provider, ()
+    built = {flavour_of_recipe(bundle): engine} if engine else {}
     if provider == AUTO:
         progress(f"{bundle.name}: trying providers")
+        engines = engines_here(bundle, options)
+        engines |= {flavour: opener_for(bundle, flavour, options, engine=path) for flavour, path in built.items()}
         batch = random_input(bundle, config.batches[0])
-        choice = choose_provider(bundle.model_path, batch, options, progress=progress)
+        choice = choose_provider(bundle.model_path, batch, options, progress=progress, engines=engines)
         provider, options, trials = choice.key, choice.options, choice.trials
-    opener = opener_for(bundle, provider, options, engine=engine)
+    elif provider is None:
+        provider = next(iter(built), None) or default_provider(bundle)
+    opener = opener_for(bundle, provider, options, engine=built.get(provider))
     return Side(bundle.name, provider, opener, bundle.flops_after, bundle.precision, bundle, trials=trials)
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
@@ -91,6 +93,17 @@ def test_choose_provider_does_not_time_one_that_answers_wrongly(graph, monkeypat
     )
     assert found.key == "cpu"
     assert (found.trials[1]["status"], found.trials[1]["median_ms"]) == ("inaccurate", None)
+
+
+def test_choose_provider_tries_engines_behind_the_graph_providers(graph):
+    batch = np.ones((1, 3, 8, 8), np.float32)
+    options = RunnerOptions(threads=1)
+    engines = {"rtx": partial(RUNNERS["cpu"], graph, options), "tensorrt": partial(RUNNERS["tensorrt"], graph, options)}
+    found = choose_provider(graph, batch, options, ("cpu",), limits=LIMITS, engines=engines)
+    assert [trial["provider"] for trial in found.trials] == ["cpu", "rtx", "tensorrt"]
+    assert found.trials[1]["error"] == 0.0
+    assert found.trials[1]["status"] in ("chosen", "slower")
+    assert found.trials[2]["status"] == "unsupported"
 
 
 def test_choose_provider_of_one_that_runs_says_so(graph):

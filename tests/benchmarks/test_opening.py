@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from shallowvit_bench.bundles import read_bundle
+from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.preprocessing import random_input
 from shallowvit_bench.runners import RunnerOptions, opening
 from shallowvit_bench.runners.cuda_driver import Gpu
-from shallowvit_bench.runners.opening import default_provider, engine_of, opener_for
+from shallowvit_bench.runners.opening import default_provider, engine_of, engines_here, flavour_of_recipe, opener_for
+from shallowvit_bench.sides import side_from_bundle
 
 OPTIONS = RunnerOptions(threads=1)
 OLD = {"path": "engines/rtx-86/model.engine", "flavour": "rtx", "version": "1.6.0.1", "sm": [86], "options": {}}
@@ -81,3 +83,22 @@ def test_default_provider_of_a_foreign_engine_is_cpu(info, gpu):
 
 def test_engine_of_several_takes_the_one_that_loads_here(info, gpu):
     assert engine_of(_with(info, OLD, NEW), "rtx") == NEW
+
+
+def test_engines_here_are_those_that_load(info, gpu):
+    assert list(engines_here(_with(info, OLD, NEW), OPTIONS)) == ["rtx"]
+    assert engines_here(_with(info, OLD), OPTIONS) == {}
+
+
+def test_flavour_of_recipe_says_that_there_is_none(info):
+    with pytest.raises(BenchError, match=r"recipe\.json can't be read .* export with --target again"):
+        flavour_of_recipe(info)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(None, "rtx"), ("cpu", "cpu"), ("rtx", "rtx")])
+def test_side_from_bundle_takes_the_engine_of_the_device_where_no_provider_is_named(info, tmp_path, asked, taken):
+    (info.path / "recipe").mkdir()
+    (info.path / "recipe" / "recipe.json").write_text('{"flavour": "rtx"}')
+    side = side_from_bundle(info, BenchConfig(provider=asked, threads=1), engine=tmp_path / "built.engine")
+    assert side.provider == taken
+    assert (tmp_path / "built.engine" in side.opener.args) == (taken == "rtx")

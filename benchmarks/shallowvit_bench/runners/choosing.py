@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +20,12 @@ from . import RUNNERS
 from .protocol import Bound, Runner, RunnerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["CANDIDATES", "FASTER_IN", "ProviderChoice", "choose_provider", "fastest", "outputs_refusal", "relative_error"]
 
-# From the most exact to the least: of two that are equally fast, the one further up is kept. Engines are no candidates: they
-# aren't made from this file, and a bundle that has one that loads here runs it by default.
+# From the most exact to the least: of two that are equally fast, the one further up is kept. Engines come behind them.
 CANDIDATES = ("cpu", "openvino", "cuda", "tensorrt-ep", "openvino-bf16")
 
 _REFERENCE = "cpu"
@@ -60,6 +60,7 @@ def choose_provider(
     candidates: Sequence[str] = CANDIDATES,
     progress: Callable[[str], None] = lambda _: None,
     limits: TimingLimits | None = None,
+    engines: Mapping[str, Callable[[], Runner]] | None = None,
 ) -> ProviderChoice:
     """Measure providers on a graph and a batch, and return the fastest whose answers agree with the CPU provider's.
 
@@ -72,6 +73,7 @@ def choose_provider(
         candidates: Keys of ``RUNNERS``, from the most exact to the least; the first must be ``cpu``.
         progress: Told what is going on, a line at a time.
         limits: When timing stops.
+        engines: Of the same graph, by flavour, with what opens them; candidates too.
 
     Raises:
         BenchError: a candidate isn't in ``RUNNERS``, or even the CPU provider can't run the graph.
@@ -81,11 +83,12 @@ def choose_provider(
     if not candidates or candidates[0] != _REFERENCE:
         raise BenchError(f"choose_provider: the first candidate must be {_REFERENCE}, which the others are compared with")
     limits = limits or TimingLimits(max_runs=120, max_seconds=8.0)
-    tries = [_Try(key) for key in candidates]
+    tries = [_Try(key, partial(RUNNERS[key], path, options)) for key in candidates]
+    tries += [_Try(flavour, opener) for flavour, opener in (engines or {}).items()]
     with ExitStack() as stack:
         for one in tries:
             progress(f"{one.key}: loading")
-            one.open(path, batch, options, stack)
+            one.open(batch, stack)
         if tries[0].bound is None:
             raise BenchError(tries[0].reason)
         expected = tries[0].answer
@@ -157,8 +160,8 @@ def _same_class(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any], all
 class _Try:
     """A candidate being tried: figures come in until it can't run or answers wrongly."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key
+    def __init__(self, key: str, opener: Callable[[], Runner]) -> None:
+        self.key, self._opener = key, opener
         self.status: str | None = None
         self.reason = ""
         self.runner: Runner | None = None
@@ -168,10 +171,10 @@ class _Try:
         self.samples_ms: list[float] = []
         self.rounds_ms: list[float] = []
 
-    def open(self, path: Path, batch: np.ndarray[Any, Any], options: RunnerOptions, stack: ExitStack) -> None:
-        """Load the graph, run the batch once and keep the answer."""
+    def open(self, batch: np.ndarray[Any, Any], stack: ExitStack) -> None:
+        """Load the model, run the batch once and keep the answer."""
         try:
-            self.runner = stack.enter_context(RUNNERS[self.key](path, options))
+            self.runner = stack.enter_context(self._opener())
             self.bound = self.runner.bind(batch)
             self.bound()
         except BenchError as err:

@@ -5,6 +5,7 @@ A newcomer's trap: an engine's own file says nothing about where it runs; the ma
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..bundles import BundleInfo
     from .protocol import Runner, RunnerOptions
 
-__all__ = ["FLAVOURS", "default_provider", "engine_of", "opener_for"]
+__all__ = ["FLAVOURS", "default_provider", "engine_of", "engines_here", "flavour_of_recipe", "opener_for"]
 
 FLAVOURS = ("rtx", "tensorrt")  # providers that run engines
 
@@ -66,6 +67,28 @@ def engine_of(bundle: BundleInfo, flavour: str) -> dict[str, Any]:
             f"shallowvit build {bundle.path} --engine {flavour}"
         )
     return next((entry for entry in entries if _loads_here(entry, bundle)), entries[0])
+
+
+def engines_here(bundle: BundleInfo, options: RunnerOptions) -> dict[str, Callable[[], Runner]]:
+    """Return what opens each engine of the bundle that loads here, by its flavour."""
+    return {
+        flavour: opener_for(bundle, flavour, options)
+        for flavour in FLAVOURS
+        if any(entry["flavour"] == flavour and _loads_here(entry, bundle) for entry in bundle.manifest.get("engines", ()))
+    }
+
+
+def flavour_of_recipe(bundle: BundleInfo) -> str:
+    """Return the flavour of the engine that the bundle's recipe builds.
+
+    Raises:
+        BenchError: it carries none.
+    """
+    recipe = bundle.path / "recipe" / "recipe.json"
+    try:
+        return str(json.loads(recipe.read_text(encoding="utf-8"))["flavour"])
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise BenchError(f"flavour_of_recipe: {recipe} can't be read ({err!r}); export with --target again") from err
 
 
 def default_provider(bundle: BundleInfo) -> str:
