@@ -91,7 +91,9 @@ def measure_aarch64(bundle: Path, server: Any, work: Path, board: Path) -> None:
     if result.failure:
         raise SystemExit(result.failure)
     (row,) = result.rows
-    (ours,) = bench_here(read_bundle(bundle), (), replace(config, threads=QUICK.threads), work / "rows.jsonl", str(work / "clips.npz"))
+    (ours,) = bench_here(
+        read_bundle(bundle), (), replace(config, threads=QUICK.threads), work / "rows.jsonl", str(work / "clips.npz")
+    )
     for name, content in result.files.items():
         (work / name).write_bytes(content)
     theirs = read_predictions(work / Path(row["predictions"]).name)

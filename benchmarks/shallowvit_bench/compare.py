@@ -272,7 +272,7 @@ def _compare(attempts: Sequence[_Attempt]) -> None:
     if len(attempts) < 2 or attempts[1].reason is not None:
         return
     other = attempts[1]
-    for ours in attempts[:1] + attempts[2:]:
+    for ours in (attempts[0], *attempts[2:]):
         if ours.reason is not None:
             continue
         medians = [statistics.median(attempt.figures["samples_ms"]) for attempt in (ours, other)]

@@ -70,7 +70,7 @@ def job_from_json(text: str) -> Job:
         settings = record.pop("config")
         config = BenchConfig(**settings | {"batches": tuple(settings["batches"])})
         known = {entry.name for entry in fields(Job)} - {"config"}
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
         if unknown := sorted(set(values) - known):
             raise BenchError(f"job: unknown fields {', '.join(unknown)}; send the harness again")
         return Job(config=config, **values)

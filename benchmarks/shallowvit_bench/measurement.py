@@ -142,7 +142,9 @@ def row_from_measurement(measurement: Measurement, *, samples: bool = True) -> d
 def measurement_from_row(row: Mapping[str, Any]) -> Measurement:
     """Return the record of a row that ``read_rows`` gave; what this version doesn't know is left out."""
     known = {entry.name for entry in fields(Measurement)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in known}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in known
+    }
     conditions = {entry.name: row["conditions"].get(entry.name) for entry in fields(Conditions)}
     values["conditions"] = Conditions(**conditions)
     values["metrics"] = {name: Metric(**metric) for name, metric in row.get("metrics", {}).items()}

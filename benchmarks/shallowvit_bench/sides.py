@@ -70,7 +70,8 @@ def side_from_bundle(
     Raises:
         BenchError: no such provider, it isn't installed, or the bundle has no engine for it.
     """
-    options, provider, trials = options_from_config(config), config.provider, ()
+    options, provider = options_from_config(config), config.provider
+    trials: tuple[dict[str, Any], ...] = ()
     built = {flavour_of_recipe(bundle): engine} if engine else {}
     if provider == AUTO:
         progress(f"{bundle.name}: trying providers")

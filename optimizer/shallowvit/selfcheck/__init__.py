@@ -3,7 +3,12 @@
 A newcomer's trap: what the machine lacks is a row with its reason, never a gap.
 """
 
+from typing import TYPE_CHECKING
+
 from ..lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .run import SelfcheckConfig, selfcheck
 
 _HOMES = {"SelfcheckConfig": "run", "selfcheck": "run"}
 

@@ -47,8 +47,8 @@ def export_subject(subject: Subject, folder: Path, precision: Precision, build: 
     model = load(spec)
     pruned = prune(model, plan(model, score(model), PlanConfig(prune_ratio=subject.prune_ratio)))
     paths = (folder / f"{subject.name}-shallow", folder / f"{subject.name}-full")
-    for path, what in zip(paths, (pruned, model), strict=True):
-        export(what, path, ExportConfig(precision=precision), build=build)
+    export(pruned, paths[0], ExportConfig(precision=precision), build=build)
+    export(model, paths[1], ExportConfig(precision=precision), build=build)
     return paths
 
 
