@@ -14,6 +14,7 @@ from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from engine_tables import engine_tables
+from harness_tables import harness_table, provider_table, remote_table
 from published import published_tables
 from quantization_pages import quantization_tables
 from shallowvit.engines.targets import targets_table
@@ -305,8 +306,20 @@ PARTS = {
     "targets": targets_table,
     "engines": engine_tables,
     "quantization": quantization_tables,
+    "harness": harness_table,
+    "providers": provider_table,
+    "remote": remote_table,
 }
-PAGES = ("demo-model.md", "measured.md", "scoring.md", "entropy.md", "targets.md", "quantization.md", "engines.md")
+PAGES = (
+    "demo-model.md",
+    "measured.md",
+    "scoring.md",
+    "entropy.md",
+    "targets.md",
+    "quantization.md",
+    "engines.md",
+    "providers.md",
+)
 
 
 def rewritten(page: str) -> str:

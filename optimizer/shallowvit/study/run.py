@@ -307,7 +307,7 @@ def _conditions(cells: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     for cell in cells:
         own = dict(cell["conditions"])
         seconds, when = own.pop("seconds"), own.pop("time_utc")
-        for name in ("load_average", "command"):
+        for name in ("load_average", "command", "fan"):
             own.pop(name, None)
         group = groups.setdefault(hash_of(own), {**own, "cells": 0, "seconds": 0.0, "first_utc": when, "last_utc": when})
         group["cells"] += 1
