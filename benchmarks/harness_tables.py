@@ -49,13 +49,14 @@ def harness_table() -> str:
             ]
         )
     (own,) = [row for row in rows if row["kind"] == "overhead"]
-    conditions = rows[-1]["conditions"]
-    return (
-        _table(["against", "figure", "ours / theirs, medians", "difference, median (range)", "repetitions"], lines)
-        + f"\nThe demo model, a batch of one. The loop itself takes {1e3 * own['own_ms']:.2f} µs of a run of "
+    conditions, load = rows[-1]["conditions"], rows[0]["conditions"]["load_average"]
+    note = (
+        f"The demo model, a batch of one. The loop itself takes {1e3 * own['own_ms']:.2f} µs of a run of "
         f"{own['median_ms']:.2f} ms: {own['share']:.3%}. Taken on {conditions['device']}, {conditions['cores']} cores, "
-        f"onnxruntime {conditions['packages']['onnxruntime']}, load before the start {rows[0]['conditions']['load_average']:g}.\n"
+        f"onnxruntime {conditions['packages']['onnxruntime']}, load before the start {load:g}."
     )
+    head = ["against", "figure", "ours / theirs, medians", "difference, median (range)", "repetitions"]
+    return f"{_table(head, lines)}\n{note}\n"
 
 
 def provider_table() -> str:
