@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["harness_table", "provider_table", "remote_table"]
+__all__ = ["harness_table", "provider_table", "remote_table", "sides_table"]
 
 RESULTS = Path(__file__).parent / "results"
 _AGAINST = {
@@ -57,6 +58,36 @@ def harness_table() -> str:
     )
     head = ["against", "figure", "ours / theirs, medians", "difference, median (range)", "repetitions"]
     return f"{_table(head, lines)}\n{note}\n"
+
+
+def sides_table() -> str:
+    """Return the demo model in every runtime, all sides in alternation; medians over repetitions."""
+    rows = [row for row in _read("sides") if row["status"] == "ok"]
+    lines = []
+    for side in dict.fromkeys(row["side"] for row in rows):
+        own = [row for row in rows if row["side"] == side]
+        speedups = sorted(row["speedup"] for row in own if row["speedup"] is not None)
+        gained = f"{median(speedups):.2f}x ({speedups[0]:.2f} to {speedups[-1]:.2f})" if speedups else ""
+        ideal = own[-1]["ideal_speedup"]
+        lines.append(
+            [
+                f"{side}, {own[-1]['backend']} in {own[-1]['computed_in']}",
+                f"{median(row['p50_ms'] for row in own):.3f} ms",
+                gained,
+                f"{ideal:.2f}x" if ideal else "",
+                f"{median(row['load_ms'] for row in own):,.0f} ms",
+                f"{median(row['first_ms'] for row in own):,.0f} ms",
+                f"{median(row['peak_mib'] for row in own):,.0f}",
+            ]
+        )
+    conditions, repetitions = rows[-1]["conditions"], len({row["repetition"] for row in rows})
+    packages = ", ".join(f"{name} {conditions['packages'][name]}" for name in ("onnxruntime", "torch"))
+    head = ["side", "p50", "faster than full", "ideal", "load", "first inference", "peak MiB"]
+    return (
+        _table(head, lines)
+        + f"\n{repetitions} repetitions of all sides in alternation, a batch of one, {conditions['threads']} threads; "
+        f"{conditions['device']}; {packages}; load before the start {rows[0]['conditions']['load_average']:g}.\n"
+    )
 
 
 def provider_table() -> str:

@@ -14,7 +14,7 @@ from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from engine_tables import engine_tables
-from harness_tables import harness_table, provider_table, remote_table
+from harness_tables import harness_table, provider_table, remote_table, sides_table
 from published import published_tables
 from quantization_pages import quantization_tables
 from shallowvit.engines.targets import targets_table
@@ -309,6 +309,7 @@ PARTS = {
     "harness": harness_table,
     "providers": provider_table,
     "remote": remote_table,
+    "sides": sides_table,
 }
 PAGES = (
     "demo-model.md",

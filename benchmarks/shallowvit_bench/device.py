@@ -52,8 +52,9 @@ sys.stdout.write("\\n" + json.dumps(found))
 
 
 def read_facts(cache: Path) -> dict[str, Any]:
-    """Return what the device is and has: conditions, runtimes, memory, disk."""
+    """Return what the device is and has: conditions, what would fix its clocks, runtimes, memory, disk."""
     from .conditions import read_conditions
+    from .power.clocks import advise_clocks
 
     done = subprocess.run(
         [sys.executable, "-c", _VERSIONS, "tensorrt", "tensorrt_rtx", "pycuda", "onnxruntime", "numpy"],
@@ -68,6 +69,7 @@ def read_facts(cache: Path) -> dict[str, Any]:
     total, available = _memory_mib(Path("/proc/meminfo"))
     return {
         "conditions": asdict(read_conditions(None)),
+        "clocks": advise_clocks().text(),
         "runtimes": {name: version for name, (version, _) in runtimes.items() if version},
         "providers": providers,
         "memory_mib": total,

@@ -55,3 +55,11 @@ def test_bench_there_sends_arrays_and_measures_accuracy_on_them(bundle, names, t
     (one,), failures = bench_there(["orin"], [bundle], QUICK, tmp_path / "rows.jsonl", str(tmp_path / "clips.npz"))
     assert (failures, one.items) == ((), 4)
     assert set(one.metrics) >= {"top1", "top5"}
+
+
+def test_bench_command_lock_clocks_asks_the_device_and_measures_nothing(bundle, names, tmp_path):
+    result = run(bundle, "--device", "orin", "--device", "nano", "--lock-clocks")
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stdout.splitlines() if line in ("orin:", "nano:")] == ["orin:", "nano:"]
+    assert result.stdout.count("now: ") >= 2
+    assert not (tmp_path / "tiny.bench.jsonl").exists()

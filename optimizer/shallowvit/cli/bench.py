@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -80,7 +81,7 @@ def bench(
 ) -> None:
     """Measure latency, energy, memory and accuracy of a bundle; append a row per measurement and draw the distributions."""
     if lock_clocks:
-        _tell_lock_commands()
+        _tell_lock_commands(device or [])
         return
     judge = _Judge(fail_if or [], baseline, (max_regression, max_accuracy_drop))
     rows = _output(bundle, rows, ".bench.jsonl", "--rows")
@@ -195,10 +196,20 @@ def _draw(measurements: tuple[Measurement, ...], plot: Path) -> bool:
     return draw_latencies(measurements, plot)
 
 
-def _tell_lock_commands() -> None:
+def _tell_lock_commands(devices: list[str]) -> None:
+    """Print what would fix the clocks of this machine, or of each device; nothing is changed."""
     from shallowvit_bench.power.clocks import advise_clocks
 
-    typer.echo(advise_clocks().text())
+    if not devices:
+        typer.echo(advise_clocks().text())
+        return
+    from shallowvit_bench.remote.bench import probe_device
+    from shallowvit_bench.remote.registry import find_device
+
+    for found in [find_device(text) for text in devices]:
+        facts = asyncio.run(probe_device(found))["facts"]
+        text = facts["clocks"] if facts else "someone measures there now, so nothing was asked; try again later"
+        typer.echo(f"{found.name}:\n{text}")
 
 
 def _batches(text: str) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ COMMANDS = {
     "build": ("shallowvit.cli.build", "Build a TensorRT engine into a bundle and prove that its attention is fused."),
     "study": ("shallowvit.cli.study", "Ask which criterion foresees what removing blocks costs: remove, finetune, compare."),
     "verify": ("shallowvit.cli.verify", "Recheck a bundle and name the first thing wrong with it."),
-    "bench": ("shallowvit.cli.bench", "Measure a bundle's latency, memory and accuracy, alone or against another side."),
+    "bench": ("shallowvit.cli.bench", "Measure a bundle's latency, energy, memory and accuracy, here or on a device."),
     "targets": (
         "shallowvit.cli.targets",
         "List the devices engines are built for, or explain one and estimate a bundle on it.",
@@ -30,7 +30,7 @@ COMMANDS = {
     "doctor": ("shallowvit.cli.doctor", "Say what this machine can do, and how to get what is missing."),
     "devices": ("shallowvit.cli.devices", "Name the devices that bundles are measured on over SSH, and look at them."),
     "selfcheck": ("shallowvit.cli.selfcheck", "Check on this machine that what is claimed holds: answers, speed, energy."),
-    "report": ("shallowvit.cli.report", "Write one HTML page about bundles and their measurements."),
+    "report": ("shallowvit.cli.report", "Write one page, HTML or Markdown, about bundles and their measurements."),
 }
 
 _INTERRUPTED = 130  # typer turns Ctrl-C into this exit code by itself, without a word
