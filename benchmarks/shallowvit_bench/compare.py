@@ -19,7 +19,7 @@ import numpy as np
 
 from .accuracy import agreement, measure_accuracy
 from .cold_start import measure_cold_start
-from .conditions import read_conditions
+from .conditions import read_conditions, read_load_average
 from .loadgen import check_scenario, run_scenario
 from .measurement import Measurement
 from .percentiles import latency_from_samples
@@ -51,6 +51,8 @@ class Session:
         known: Measurements of this session from before it was interrupted, by ``id``; they aren't taken again.
         record: Gets a measurement when it is timed, and again with its accuracy.
         predictions: Folder for the outputs that accuracy comes from; None: they aren't kept.
+        load_average: Of the machine before anything of this session ran; None: it is read when the benchmark starts, since
+            later it would be our own.
         progress: Told what is going on, a line at a time.
     """
 
@@ -58,6 +60,7 @@ class Session:
     known: Mapping[str, Measurement] = field(default_factory=dict)
     record: Callable[[Measurement], None] = lambda _: None
     predictions: Path | None = None
+    load_average: float | None = None
     progress: Callable[[str], None] = lambda _: None
 
 
@@ -76,6 +79,8 @@ def bench(
         A measurement per batch and side, in this order.
     """
     session = session or Session()
+    if session.load_average is None:
+        session = replace(session, load_average=read_load_average())
     for batch in config.batches if config.scenario else ():
         check_scenario(config.scenario or "", batch, config.scenario_seconds)
     with ExitStack() as stack:
@@ -133,7 +138,7 @@ class _Attempt:
 
     def __init__(self, opened: _Opened, batch: int) -> None:
         self.opened, self.side, self.config, self.size = opened, opened.side, opened.config, batch
-        self.conditions = read_conditions(opened.config.threads)
+        self.conditions = replace(read_conditions(opened.config.threads), load_average=opened.session.load_average)
         self.batch: np.ndarray[Any, Any] | None = None
         self.bound: Bound | None = None
         self.rounds_ms: list[float] = []

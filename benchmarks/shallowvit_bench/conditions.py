@@ -26,7 +26,7 @@ from .sysfs import gpu_devfreq, hwmon_chips, read_int
 if TYPE_CHECKING:
     from .boards import Board
 
-__all__ = ["Conditions", "read_conditions", "usable_cores"]
+__all__ = ["Conditions", "read_conditions", "read_load_average", "usable_cores"]
 
 _PACKAGES = (
     "numpy",
@@ -104,7 +104,7 @@ def read_conditions(threads: int | None, root: Path = Path("/"), run: Runner = r
         cores=usable_cores(),
         threads=threads,
         governor=_first_line(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        load_average=_load_average(root),
+        load_average=read_load_average(root),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         packages=dict(_packages()),
@@ -137,7 +137,8 @@ def _device(root: Path) -> str | None:
     return next((line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")), None)
 
 
-def _load_average(root: Path) -> float | None:
+def read_load_average(root: Path = Path("/")) -> float | None:
+    """Return the load of the last minute; None where the system doesn't tell."""
     line = _first_line(root / "proc/loadavg")
     return float(line.split()[0]) if line else None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .bundles import read_bundle
 from .compare import Session, bench
-from .conditions import usable_cores
+from .conditions import read_load_average, usable_cores
 from .config import BenchConfig
 from .datasets import open_dataset
 from .errors import BenchError
@@ -88,7 +88,7 @@ def run_job(job: Job, emit: Callable[[dict[str, Any]], None]) -> int:
     Raises:
         BenchError: a bundle or the data can't be read, or rows can't be written.
     """
-    rows = Path(job.rows)
+    rows, load_average = Path(job.rows), read_load_average()
     earlier = read_rows(rows) if rows.is_file() and rows.stat().st_size else ()
     known = {row["id"]: measurement_from_row(row) for row in earlier}
 
@@ -108,5 +108,5 @@ def run_job(job: Job, emit: Callable[[dict[str, Any]], None]) -> int:
     ]
     datasets = [open_dataset(job.data, bundle) for bundle in bundles] if job.data else []
     predictions = Path(job.predictions) if job.predictions else None
-    found = bench(sides, config, datasets, Session(job.id, known, record, predictions, progress))
+    found = bench(sides, config, datasets, Session(job.id, known, record, predictions, load_average, progress))
     return sum(measured.status != "ok" for measured in found)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.compare import Session, bench
-from shallowvit_bench.conditions import usable_cores
+from shallowvit_bench.conditions import read_load_average, usable_cores
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.measurement import append_rows, measurement_from_row
 from shallowvit_bench.metrics import metrics_from_predictions
@@ -62,6 +62,7 @@ def bench_here(
         BenchError: a bundle or the data can't be read, or a provider isn't there.
         ShallowvitError: the source can't be loaded.
     """
+    load_average = read_load_average()  # trying providers raises it
     config = replace(config, threads=config.threads or usable_cores())
     sides = _distinct([side_from_bundle(bundle, config, progress=progress), *(_side(text, bundle, config) for text in against)])
     datasets = [open_dataset(data, side.bundle) for side in sides] if data else []
@@ -69,6 +70,7 @@ def bench_here(
         id=uuid.uuid4().hex[:12],
         record=lambda measured: append_rows(rows, [measured]),
         predictions=_outputs_folder(rows) if data else None,
+        load_average=load_average,
         progress=progress,
     )
     return bench(sides, config, datasets, session)

@@ -197,3 +197,9 @@ def test_bench_marks_a_throttled_run_invalid(bundle, monkeypatch):
     (found,) = bench([side_from_bundle(read_bundle(bundle), QUICK)], QUICK)
     assert (found.status, found.p50_ms is not None) == ("invalid", True)
     assert found.reason == "throttled while it was timed: too hot, in 1 of 3 rounds"
+
+
+def test_bench_tells_the_load_before_its_own(bundle):
+    config = replace(QUICK, batches=(1, 2))
+    found = bench([side_from_bundle(read_bundle(bundle), config)], config, session=Session(load_average=0.125))
+    assert [measured.conditions.load_average for measured in found] == [0.125, 0.125]

@@ -18,7 +18,7 @@ import numpy as np
 
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.compare import Session, bench
-from shallowvit_bench.conditions import read_conditions, usable_cores
+from shallowvit_bench.conditions import read_conditions, read_load_average, usable_cores
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.errors import BenchError
@@ -130,6 +130,7 @@ class _Run:
         self.out, self.config, self.progress = out, config, progress
         self.checks: list[Check] = []
         self.measurements: list[Measurement] = []
+        self.load_average = read_load_average()  # before our own
         self._until = monotonic() + 60 * config.minutes
 
     def step(self, name: str, work: Callable[[], dict[str, Any]]) -> bool:
@@ -266,7 +267,7 @@ def _speed(run: _Run, subject: Subject, bundles: list[BundleInfo]) -> dict[str, 
     ]
     # torch's side is the same model, and its accuracy would take most of the minutes on a CPU
     datasets = [open_dataset(subject.data, info) for info in bundles] + [None] * (len(sides) - 2) if subject.data else []
-    session = Session(subject.name, record=run.measured, progress=run.progress)
+    session = Session(subject.name, record=run.measured, load_average=run.load_average, progress=run.progress)
     found = bench(sides, config, datasets, session)
     failed = [one for one in found if one.status != "ok"]
     if len(failed) == len(found):
