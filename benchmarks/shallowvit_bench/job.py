@@ -17,7 +17,7 @@ from .config import BenchConfig
 from .datasets import open_dataset
 from .errors import BenchError
 from .measurement import append_rows, measurement_from_row, read_rows, row_from_measurement
-from .sides import side_from_bundle
+from .sides import distinct_sides, side_from_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,5 +108,5 @@ def run_job(job: Job, emit: Callable[[dict[str, Any]], None]) -> int:
     ]
     datasets = [open_dataset(job.data, bundle) for bundle in bundles] if job.data else []
     predictions = Path(job.predictions) if job.predictions else None
-    found = bench(sides, config, datasets, Session(job.id, known, record, predictions, load_average, progress))
+    found = bench(distinct_sides(sides), config, datasets, Session(job.id, known, record, predictions, load_average, progress))
     return sum(measured.status != "ok" for measured in found)

@@ -6,7 +6,7 @@ runner's ``facts`` what runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .config import AUTO
@@ -17,14 +17,14 @@ from .runners.choosing import choose_provider
 from .runners.opening import default_provider, engines_here, flavour_of_recipe, opener_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from .bundles import BundleInfo
     from .config import BenchConfig
     from .runners import Runner
 
-__all__ = ["Side", "options_from_config", "side_from_bundle"]
+__all__ = ["Side", "distinct_sides", "options_from_config", "side_from_bundle"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,14 @@ def side_from_bundle(
 def options_from_config(config: BenchConfig) -> RunnerOptions:
     """Return how models are loaded for a benchmark."""
     return RunnerOptions(threads=config.threads, copies=config.copies, cuda_graph=config.cuda_graph)
+
+
+def distinct_sides(sides: Sequence[Side]) -> list[Side]:
+    """Return the sides with a name each: one that is taken gets the provider with it, and a number where even that is taken."""
+    named: list[Side] = []
+    for side in sides:
+        names = {one.name for one in named}
+        choices = [side.name, f"{side.name} ({side.provider})"]
+        choices += [f"{choices[1]} {number}" for number in range(2, len(sides) + 1)]
+        named.append(replace(side, name=next(name for name in choices if name not in names)))
+    return named

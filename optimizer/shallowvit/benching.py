@@ -17,7 +17,7 @@ from shallowvit_bench.conditions import read_load_average, usable_cores
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.measurement import append_rows, measurement_from_row
 from shallowvit_bench.metrics import metrics_from_predictions
-from shallowvit_bench.sides import options_from_config, side_from_bundle
+from shallowvit_bench.sides import distinct_sides, options_from_config, side_from_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,8 @@ def bench_here(
     """
     load_average = read_load_average()  # trying providers raises it
     config = replace(config, threads=config.threads or usable_cores())
-    sides = _distinct([side_from_bundle(bundle, config, progress=progress), *(_side(text, bundle, config) for text in against)])
+    ours = side_from_bundle(bundle, config, progress=progress)
+    sides = distinct_sides([ours, *(_side(text, bundle, config) for text in against)])
     datasets = [open_dataset(data, side.bundle) for side in sides] if data else []
     session = Session(
         id=uuid.uuid4().hex[:12],
@@ -153,15 +154,3 @@ def _side(against: str, bundle: BundleInfo, config: BenchConfig) -> Side:
     if against.startswith(_PROVIDER):
         return side_from_bundle(bundle, replace(config, provider=against.removeprefix(_PROVIDER)))
     return side_from_bundle(read_bundle(Path(against)), config)
-
-
-def _distinct(sides: list[Side]) -> list[Side]:
-    """Give sides of the same name the provider with it, and a number where even that is the same."""
-    named: list[Side] = []
-    for side in sides:
-        names = [one.name for one in named]
-        name = side.name if side.name not in names else f"{side.name} ({side.provider})"
-        while name in names:
-            name += "'"
-        named.append(replace(side, name=name))
-    return named

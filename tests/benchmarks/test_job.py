@@ -10,6 +10,7 @@ from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.job import Job, job_from_json, json_from_job, run_job
 from shallowvit_bench.measurement import read_rows
+from shallowvit_bench.predictions import read_predictions
 
 QUICK = BenchConfig(batches=(1, 2), max_runs=12, threads=1, provider="cpu")
 
@@ -76,3 +77,14 @@ def test_run_job_counts_what_failed(job, tmp_path):
     broken = replace(job, config=replace(QUICK, provider="cuda"))
     assert run_job(broken, lambda event: None) == 4
     assert {row["status"] for row in read_rows(tmp_path / "rows.jsonl")} == {"failed"}
+
+
+def test_run_job_keeps_the_outputs_of_bundles_of_the_same_name_apart(bundle, job, tmp_path):
+    np.savez(tmp_path / "clips.npz", frames=np.zeros((4, 8, 16, 16, 3), np.uint8), labels=np.arange(4))
+    alike = [write_bundle(tmp_path / f"again{seed}", seed=seed, name=bundle.name) for seed in (1, 2)]
+    asked = replace(job, bundles=(str(bundle), *map(str, alike)), config=replace(QUICK, batches=(1,)))
+    run_job(replace(asked, data=str(tmp_path / "clips.npz"), predictions=str(tmp_path / "outputs")), lambda event: None)
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert [row["side"] for row in rows] == ["tiny", "tiny (cpu)", "tiny (cpu) 2"]
+    saved = [read_predictions(Path(row["predictions"])) for row in rows]
+    assert [one.about["model_sha256"] for one in saved] == [row["model_sha256"] for row in rows]
