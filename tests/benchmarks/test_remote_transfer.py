@@ -1,16 +1,20 @@
 import asyncio
 import io
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import asyncssh
 import pytest
 from loopback import Proxy
 from tiny_bundles import write_bundle
 
+import shallowvit_bench
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.remote.bench import probe_device
 from shallowvit_bench.remote.connection import Timeouts, ask, open_connection
@@ -61,6 +65,13 @@ def test_harness_leaves_at_home_what_stays_at_home():
     assert [name for name in names if "/remote/" in name or "__pycache__" in name] == []
 
 
+def test_harness_is_whole_where_a_folder_above_is_called_remote(tmp_path, monkeypatch):
+    names = zipfile.ZipFile(io.BytesIO(harness_bytes())).namelist()
+    shutil.copytree(Path(shallowvit_bench.__file__).parent, tmp_path / "remote" / "shallowvit_bench")
+    monkeypatch.setattr("shallowvit_bench.remote.transfer._PACKAGE", tmp_path / "remote" / "shallowvit_bench")
+    assert zipfile.ZipFile(io.BytesIO(harness_bytes())).namelist() == names
+
+
 def test_harness_runs_from_its_zip_file_alone(tmp_path):
     (tmp_path / "harness.pyz").write_bytes(harness_bytes())
     script = "import shallowvit_bench.demo_clips as demo; print(demo.__file__); print(len(demo.demo_clips('test', 3).frames))"
@@ -94,6 +105,22 @@ def test_pack_puts_the_place_on_the_device_into_the_specification(bundle, tmp_pa
     folder = next(folder for folder in parcel.trees if folder.startswith("data/"))
     assert parcel.data == f"{form}<cache>/{folder}/pictures"
     assert list(parcel.trees[folder]) == ["pictures/cat/1.png"]
+
+
+def test_pack_sends_a_folder_that_is_called_as_its_form(bundle, tmp_path, monkeypatch):
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    (tmp_path / "images" / "cat" / "a.png").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert re.fullmatch(r"images:<cache>/data/\w+/images", pack([bundle], "images:images").data)
+
+
+def test_pack_rejects_a_link_to_a_folder(bundle, tmp_path):
+    for name in ("cats", "data"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"x")
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "cats")
+    with pytest.raises(BenchError, match=r"data/cat is a link to a folder, which isn't sent; .* device:PATH-THERE"):
+        pack([bundle], str(tmp_path / "data"))
 
 
 def test_pack_rejects_data_whose_files_lie_elsewhere(bundle, tmp_path):

@@ -70,11 +70,12 @@ class Parcel:
 def harness_bytes() -> bytes:
     """Return this package as a zip file that Python runs, without what stays at home; the same bytes for the same files."""
     buffer = io.BytesIO()
-    files = sorted(path for path in _PACKAGE.rglob("*") if path.is_file() and not set(_AT_HOME) & set(path.parts))
+    files = {path.relative_to(_PACKAGE): path for path in sorted(_PACKAGE.rglob("*")) if path.is_file()}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(_entry("__main__.py"), _MAIN)
-        for path in files:
-            archive.writestr(_entry(f"{_PACKAGE.name}/{path.relative_to(_PACKAGE).as_posix()}"), path.read_bytes())
+        for name, path in files.items():
+            if not set(_AT_HOME) & set(name.parts):
+                archive.writestr(_entry(f"{_PACKAGE.name}/{name.as_posix()}"), path.read_bytes())
     return buffer.getvalue()
 
 
@@ -106,7 +107,8 @@ def pack(bundles: Sequence[Path], data: str | None) -> Parcel:
         parsed = check_spec(data)
         _check_whole(data, parsed)
         place = _add_tree(parsed.path.resolve(), "data", blobs, trees)
-        spec = data.replace(_path_in(data), f"{CACHE}/{place}", 1)
+        start, options = _around_path(data)
+        spec = f"{start}{CACHE}/{place}{options}"
     return Parcel(sha256, f"{folder}/{_PROGRAM}", tuple(places), spec, tuple(blobs.values()), trees)
 
 
@@ -120,17 +122,25 @@ def _check_whole(data: str, parsed: DataSpec) -> None:
         )
 
 
-def _path_in(data: str) -> str:
-    """The path as it stands in a specification."""
+def _around_path(data: str) -> tuple[str, str]:
+    """What stands before the path in a specification, and what stands behind it."""
     rest = data
     while (form := rest.partition(":")[0]) != rest and form in FORMS:
         rest = rest.removeprefix(f"{form}:")
-    return rest.partition("?")[0] if rest != data else data
+    start = data.removesuffix(rest)
+    _, mark, options = rest.partition("?") if start else (rest, "", "")
+    return start, mark + options
 
 
 def _add_tree(path: Path, kind: str, blobs: dict[str, Blob], trees: dict[str, dict[str, str]]) -> str:
     """Add the files under a path, and return where it will be under the cache: its content decides on the folder."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    if links := [file for file in found if file.is_symlink() and file.is_dir()]:
+        raise BenchError(
+            f"pack: {links[0]} is a link to a folder, which isn't sent; put the folder itself there, or copy the data to the "
+            f"device and give {ON_DEVICE}PATH-THERE"
+        )
+    files = [file for file in found if file.is_file()]
     listed = {}
     for file in files:
         blob = _blob_of_file(file)
