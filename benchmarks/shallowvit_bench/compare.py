@@ -226,7 +226,7 @@ def _time(attempts: Sequence[_Attempt], watch: PowerWatch) -> None:
     for attempt, timed, energy in zip(running, taken, repeated, strict=True):
         attempt.rounds_ms = timed.rounds_ms
         attempt.figures |= _latency_figures(timed, attempt.size, overhead_ms)
-        watched = watch.figures(timed.windows, energy, attempt.size)
+        watched = watch.figures(timed.windows, energy, attempt.size, on_gpu=attempt.on_gpu)
         remarks = (*attempt.figures["remarks"], *watched.pop("remarks", ()))
         attempt.figures |= watched | {"remarks": remarks}
 

@@ -70,8 +70,13 @@ class PowerWatch:
         count = max(_FEWEST_WINDOWS, math.ceil(self._config.energy_seconds / window_s))
         return repeat_in_windows(jobs, window_s, count, progress)
 
-    def figures(self, timed: Sequence[tuple[float, float]], repeated: Repeated, batch: int) -> dict[str, Any]:
-        """Return the figures of a row for the windows in which latency was timed and those in which power was taken."""
+    def figures(
+        self, timed: Sequence[tuple[float, float]], repeated: Repeated, batch: int, *, on_gpu: bool = False
+    ) -> dict[str, Any]:
+        """Return the figures of a row for the windows in which latency was timed and those in which power was taken.
+
+        A side that runs where the source doesn't measure gets no energy: what a card draws meanwhile isn't its own.
+        """
         if self._meter is None or self._trace is None:
             return {"power_reason": _OFF}
         windows = [*timed, *repeated.windows]
@@ -83,6 +88,10 @@ class PowerWatch:
         }
         if not self._meter.source:
             return found | {"power_reason": self._meter.reason}
+        unit = "gpu" if on_gpu else "cpu"
+        if unit not in self._meter.covers:
+            where = f"which isn't what this side runs on ({unit.upper()}); measure it in a run of its own"
+            return found | {"power_reason": f"energy not measured: the source is {self._meter.source}, {where}"}
         energy = energy_of(self._trace, repeated.windows, self._idle_w, repeated.runs, batch)
         return found | {
             "power_source": energy.source,

@@ -3,13 +3,16 @@ import shutil
 import subprocess
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.power import energy_of, open_power, throttling
 from shallowvit_bench.power.nvml import NvmlGpu, open_nvml, throttle_sentences
 from shallowvit_bench.power.sampling import PowerSource
+from shallowvit_bench.power_watch import PowerWatch
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py isn't installed")
 
@@ -102,6 +105,28 @@ def test_nvml_without_power_still_watches_clocks_and_throttling(driver):
     assert meter.source is None
     assert trace.readings[-1].clocks_mhz["sm"] == 1980.0
     assert throttling(trace, [(0, time.perf_counter())])[0].startswith("the GPU's clocks were held down for its temperature")
+
+
+def test_nvml_beside_another_source_gives_no_power_of_its_own(driver):
+    with ExitStack() as stack:
+        sampler = open_nvml(stack).sampler()
+        sampler.start()
+        trace = sampler.stop()
+    assert {(reading.watts, reading.joules) for reading in trace.readings} == {(None, None)}
+    assert trace.readings[0].clocks_mhz["sm"] == 1980.0
+
+
+def test_power_watch_charges_no_side_with_the_power_of_what_it_does_not_run_on(driver):
+    driver(milliwatts=300_000)
+    with PowerWatch(BenchConfig(idle_seconds=0.01, energy_seconds=0.01), lambda _: None) as watch:
+        with watch.sampling(gpu=True):
+            driver(milliwatts=400_000)
+            (repeated,) = watch.repeat([partial(time.sleep, 0.01)], lambda _: None)
+        found = {on_gpu: watch.figures((), repeated, 1, on_gpu=on_gpu) for on_gpu in (True, False)}
+    assert found[True]["energy_mj"] > 0
+    assert "energy_mj" not in found[False]
+    assert "NVML energy counter of Stand-in GPU" in found[False]["power_reason"]
+    assert "isn't what this side runs on (CPU)" in found[False]["power_reason"]
 
 
 def test_nvml_of_an_old_driver_asks_for_throttle_reasons_by_their_old_name(driver):

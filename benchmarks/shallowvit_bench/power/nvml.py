@@ -95,20 +95,20 @@ class NvmlGpu:
         figure = "energy counter" if self._joules else "power now" if self._instant else "power averaged over a second"
         averaging_s = 0.0 if self._joules or self._instant else _AVERAGED_OVER_S
         covers = f"{_NAME} {figure} of {self.name}: the card, without the rest of the machine"
-        return PowerSource(covers, self.sampler, _PERIOD_S, averaging_s, settle_s=2.5 * _PERIOD_S)
+        return PowerSource(covers, self.sampler, _PERIOD_S, averaging_s, settle_s=2.5 * _PERIOD_S, covers=("gpu",))
 
     def sampler(self, source: PowerSource | None = None) -> PollingSampler:
-        """Return a sampler of all it gives."""
-        return PollingSampler(_NAME, self._look, _LOOK_S if source else _CLOCKS_LOOK_S, source)
+        """Return a sampler of all it gives, without power where another sensor is the source, whose figures they would join."""
+        return PollingSampler(_NAME, partial(self._look, bool(source)), _LOOK_S if source else _CLOCKS_LOOK_S, source)
 
-    def _look(self) -> Reading:
+    def _look(self, power: bool) -> Reading:
         moment = time.perf_counter()
         try:
             return Reading(
                 time_s=moment,
                 since_s=moment,
-                watts=self._watts() if self._watts else None,
-                joules=self._joules() if self._joules else None,
+                watts=self._watts() if power and self._watts else None,
+                joules=self._joules() if power and self._joules else None,
                 temperatures_c={"gpu": self._temperature()} if self._temperature else {},
                 clocks_mhz={unit: float(look()) for unit, look in self._clocks.items()},
                 throttled=throttle_sentences(self._reasons()) if self._reasons else (),

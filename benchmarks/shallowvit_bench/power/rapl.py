@@ -41,7 +41,9 @@ def find_rapl(root: Path) -> PowerSource | Unavailable:
         except OSError as err:
             return Unavailable(_NAME, f"{name} can't be read ({os.strerror(err.errno or 0)})")
     covers = f"{_NAME} {' + '.join(name for name, _ in zones)}: the processor, without GPU and board"
-    return PowerSource(covers, lambda source: PollingSampler(_NAME, rapl_look(zones), _PERIOD_S, source), _PERIOD_S)
+    return PowerSource(
+        covers, lambda source: PollingSampler(_NAME, rapl_look(zones), _PERIOD_S, source), _PERIOD_S, covers=("cpu",)
+    )
 
 
 def rapl_look(zones: list[tuple[str, Path]]) -> Callable[[], Reading]:

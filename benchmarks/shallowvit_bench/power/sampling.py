@@ -46,6 +46,7 @@ class PowerSource:
         period_s: Between two new figures.
         averaging_s: How long a figure of it averages.
         settle_s: How much longer than what is measured it must be read, at both ends, to have a new figure there.
+        covers: Which of ``cpu`` and ``gpu`` it measures; of work on the other it knows nothing.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PowerSource:
     period_s: float
     averaging_s: float = 0.0
     settle_s: float = 0.05
+    covers: tuple[str, ...] = ("cpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,11 @@ class PowerMeter:
     def source(self) -> str | None:
         """The name of the source, with what it covers; None: energy can't be measured here."""
         return self.power.name if self.power else None
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """Which of ``cpu`` and ``gpu`` the source measures."""
+        return self.power.covers if self.power else ()
 
     def sampling(self) -> Recording:
         """Return a recording, to be used as a context."""
