@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .power import energy_of, idle_power, max_temperature_c, mean_clocks_mhz, min_window_s, open_power, throttling
+from .runners.cuda_driver import first_gpu
 from .timing import Repeated, repeat_in_windows
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class PowerWatch:
             yield
             return
         if self._meter is None:
-            self._meter = open_power(gpu=gpu)
+            used = first_gpu() if gpu else None  # NVML counts all GPUs, also those that CUDA_VISIBLE_DEVICES hides
+            self._meter = open_power(gpu=gpu, gpu_bus_id=used.bus_id if used else None)
             if self._meter.source:
                 self._progress(f"idle power for {self._config.idle_seconds:g} s")
                 self._idle_w = idle_power(self._meter, self._config.idle_seconds)

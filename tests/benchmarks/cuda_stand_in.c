@@ -17,6 +17,7 @@ CUresult cuDeviceGetCount(int *count) { *count = 1; return 0; }
 CUresult cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 CUresult cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Stand-in GPU", size); return 0; }
 CUresult cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : attribute == 76 ? 6 : 0; return 0; }
+CUresult cuDeviceGetPCIBusId(char *id, int size, int device) { strncpy(id, "0000:41:00.0", size); return 0; }
 CUresult cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)1; return 0; }
 CUresult cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
 CUresult cuCtxPushCurrent_v2(void *context) { return 0; }

@@ -4,10 +4,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { SUCCESS = 0, NOT_SUPPORTED = 3, GPU_IS_LOST = 15 };
+enum { SUCCESS = 0, NOT_SUPPORTED = 3, NOT_FOUND = 6, GPU_IS_LOST = 15 };
 enum { ENERGY = 1, INSTANT = 2, USAGE = 4, CLOCKS = 8, TEMPERATURE = 16, REASONS = 32, OLD_REASONS = 64, MEMORY = 128 };
 
-static uint64_t gives = 255, milliwatts = 100000, reasons = 0, lost = 0, update_ms = 20, shut = 0;
+static uint64_t gives = 255, milliwatts = 100000, reasons = 0, lost = 0, update_ms = 20, shut = 0, gpus = 1;
 
 void stand_in_set(const char *name, uint64_t value) {
   if (!strcmp(name, "gives")) gives = value;
@@ -16,6 +16,7 @@ void stand_in_set(const char *name, uint64_t value) {
   if (!strcmp(name, "lost")) lost = value;
   if (!strcmp(name, "update_ms")) update_ms = value;
   if (!strcmp(name, "shut")) shut = value;
+  if (!strcmp(name, "gpus")) gpus = value;
 }
 uint64_t stand_in_shut(void) { return shut; }
 
@@ -27,7 +28,11 @@ const char *nvmlErrorString(int code) {
   return code == GPU_IS_LOST ? "GPU is lost" : code == NOT_SUPPORTED ? "Not Supported" : "some error";
 }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)1; return SUCCESS; }
-int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **device) { *device = (void *)2; return SUCCESS; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = gpus; return SUCCESS; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **device) {
+  *device = (void *)2;
+  return strncmp(id, "0000:", 5) ? NOT_FOUND : SUCCESS;
+}
 int nvmlDeviceGetName(void *device, char *name, unsigned size) {
   strncpy(name, device == (void *)2 ? "Second GPU" : "Stand-in GPU", size);
   return SUCCESS;

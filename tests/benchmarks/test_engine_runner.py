@@ -66,8 +66,8 @@ def test_infer_of_an_engine_takes_new_batches_of_any_profile(told):
     assert told["graph"]["five"] == [5, 4]
 
 
-def test_first_gpu_reads_name_and_compute_capability(told):
-    assert told["gpu"] == {"name": "Stand-in GPU", "sm": 86}
+def test_first_gpu_reads_name_compute_capability_and_bus_id(told):
+    assert told["gpu"] == {"name": "Stand-in GPU", "sm": 86, "bus_id": "0000:41:00.0"}
 
 
 def test_bind_outside_of_every_profile_names_them(told):

@@ -13,6 +13,8 @@ from shallowvit_bench.power import energy_of, open_power, throttling
 from shallowvit_bench.power.nvml import NvmlGpu, open_nvml, throttle_sentences
 from shallowvit_bench.power.sampling import PowerSource
 from shallowvit_bench.power_watch import PowerWatch
+from shallowvit_bench.runners.cuda_driver import Gpu
+from shallowvit_bench.timing import Repeated
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py isn't installed")
 
@@ -42,7 +44,7 @@ def driver(compiled, monkeypatch):
         for name, value in values.items():
             compiled.stand_in_set(name.encode(), ctypes.c_uint64(value))
 
-    set_values(gives=EVERYTHING, milliwatts=100_000, reasons=0, lost=0, update_ms=20, shut=0)
+    set_values(gives=EVERYTHING, milliwatts=100_000, reasons=0, lost=0, update_ms=20, shut=0, gpus=1)
     return set_values
 
 
@@ -159,6 +161,22 @@ def test_open_nvml_by_bus_id_opens_that_gpu(driver):
         assert isinstance(found, NvmlGpu)
         assert found.name == "Second GPU"
         assert isinstance(found.power_source(), PowerSource)
+
+
+@pytest.mark.parametrize(("gpus", "opened"), [(1, True), (2, False)])
+def test_open_nvml_by_a_bus_id_it_does_not_know_takes_no_other_gpu_for_it(driver, gpus, opened):
+    driver(gpus=gpus)
+    with ExitStack() as stack:
+        assert isinstance(open_nvml(stack, "elsewhere"), NvmlGpu) is opened
+
+
+def test_power_watch_samples_the_gpu_that_cuda_runs_on(driver, monkeypatch):
+    monkeypatch.setattr("shallowvit_bench.power_watch.first_gpu", lambda: Gpu("Second GPU", 86, "0000:41:00.0"))
+    with PowerWatch(BenchConfig(idle_seconds=0.01), lambda _: None) as watch:
+        with watch.sampling(gpu=True):
+            pass
+        found = watch.figures((), Repeated(), 1, on_gpu=True)
+    assert found["power_source"].startswith("NVML energy counter of Second GPU")
 
 
 def test_open_power_for_a_cpu_does_not_ask_the_gpu(driver, compiled):

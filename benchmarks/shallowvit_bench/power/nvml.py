@@ -56,11 +56,21 @@ def open_nvml(stack: ExitStack, gpu: str | None = None) -> NvmlGpu | Unavailable
     try:
         pynvml.nvmlInit()
         stack.callback(pynvml.nvmlShutdown)
-        handle = pynvml.nvmlDeviceGetHandleByPciBusId(gpu) if gpu else pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = _handle(pynvml, gpu)
         name = pynvml.nvmlDeviceGetName(handle)
     except pynvml.NVMLError as err:
         return Unavailable(_NAME, f"no GPU can be opened ({err})")
     return NvmlGpu(pynvml, handle, name.decode() if isinstance(name, bytes) else name)
+
+
+def _handle(nvml: Any, bus_id: str | None) -> Any:
+    if bus_id is not None:
+        try:
+            return nvml.nvmlDeviceGetHandleByPciBusId(bus_id)
+        except nvml.NVMLError:
+            if nvml.nvmlDeviceGetCount() != 1:  # the only one may be on no bus that NVML knows, as on a Jetson
+                raise
+    return nvml.nvmlDeviceGetHandleByIndex(0)
 
 
 class NvmlGpu:

@@ -23,10 +23,11 @@ _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_*: other threads may go on using CUD
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU's name and compute capability, as 86 for 8.6."""
+    """A GPU's name, compute capability, as 86 for 8.6, and PCI bus id, by which other tools find the same one."""
 
     name: str
     sm: int
+    bus_id: str | None = None
 
 
 @lru_cache(maxsize=1)
@@ -47,7 +48,9 @@ def first_gpu() -> Gpu | None:
     )
     if any(call() != 0 for call in calls):
         return None
-    return Gpu(name.value.decode(errors="replace"), major.value * 10 + minor.value)
+    bus_id = ctypes.create_string_buffer(32)
+    known = driver.cuDeviceGetPCIBusId(bus_id, len(bus_id), device) == 0
+    return Gpu(name.value.decode(errors="replace"), major.value * 10 + minor.value, bus_id.value.decode() if known else None)
 
 
 class CudaGraph:
