@@ -161,6 +161,11 @@ def test_newest_keeps_devices_and_power_modes_apart(tmp_path):
     assert len(newest(rows + slow)) == 2 * len(rows)
 
 
+def test_entries_keep_two_devices_of_a_kind_apart(tmp_path):
+    rows = newest(rows_of([made_up_row("a", machine="left"), made_up_row("a", machine="right")], tmp_path / "r"))
+    assert [entry.where.rpartition(" ")[2] for entry in entries_from_rows(rows)] == ["(left)", "(right)"]
+
+
 def luminance(colour):
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]

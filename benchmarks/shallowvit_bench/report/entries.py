@@ -71,11 +71,12 @@ class Entry:
 
 
 def device_of(row: Mapping[str, Any]) -> str:
-    """Return the board's name, else the GPU's where it ran on one, else the CPU's."""
+    """Return the board's name, else the GPU's where it ran on one, else the CPU's; behind it what its user calls the device."""
     conditions = row["conditions"]
     on_card = not conditions.get("board") and (row.get("provider") in _ON_GPU or row.get("backend") in _ON_GPU)
     names = (conditions.get("gpu") if on_card else None, conditions.get("device"))
-    return next((str(name) for name in names if name), "a device without a name")
+    found = next((str(name) for name in names if name), "a device without a name")
+    return f"{found} ({row['machine']})" if row.get("machine") else found  # two boards of a kind are two devices
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
