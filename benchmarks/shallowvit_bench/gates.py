@@ -155,8 +155,8 @@ def _check(row: Mapping[str, Any], gate: Gate) -> GateResult:
 
 def row_label(row: Mapping[str, Any]) -> str:
     """Return what tells a row from the others of a run, for people."""
-    provider = row.get("provider")
-    return f"{row['side']}, {provider}, batch {row['batch']}" if provider else f"{row['side']}, batch {row['batch']}"
+    side = f"{row['side']} on {row['machine']}" if row.get("machine") else row["side"]
+    return ", ".join([side, *([row["provider"]] if row.get("provider") else []), f"batch {row['batch']}"])
 
 
 def interval_of(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:

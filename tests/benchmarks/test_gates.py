@@ -158,3 +158,11 @@ def test_check_gates_without_rows_is_refused():
 
 def test_check_gates_passes_over_rows_of_loadgen():
     assert len(check_gates([ROW, ROW | {"scenario": "SingleStream", "p50_ms": None}], [parse_gate("p50_ms > 10")])) == 1
+
+
+def test_check_gates_names_the_device_of_each_row():
+    rows = [ROW | {"machine": name} for name in ("left", "right")]
+    assert [found.row.partition(",")[0] for found in check_gates(rows, [parse_gate("p50_ms > 1")])] == [
+        f"{ROW['side']} on left",
+        f"{ROW['side']} on right",
+    ]
