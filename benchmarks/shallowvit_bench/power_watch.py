@@ -7,9 +7,10 @@ read as a small one.
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .errors import BenchError
 from .power import energy_of, idle_power, max_temperature_c, mean_clocks_mhz, min_window_s, open_power, throttling
 from .runners.cuda_driver import first_gpu
 from .timing import Repeated, repeat_in_windows
@@ -40,6 +41,7 @@ class PowerWatch:
         self._meter: PowerMeter | None = None
         self._idle_w: float | None = None
         self._trace: Trace | None = None
+        self._problem: str | None = None
 
     def __enter__(self) -> PowerWatch:
         return self
@@ -54,19 +56,29 @@ class PowerWatch:
         if not self._config.power:
             yield
             return
+        self._trace = self._problem = None
+        with ExitStack() as stack:
+            try:
+                recording = stack.enter_context(self._opened(gpu).sampling())
+            except BenchError as err:  # a sensor that worked before; what is timed is worth as much without it
+                self._problem = f"energy not measured: {err}"
+                yield
+                return
+            yield
+        self._trace = recording.trace()
+
+    def _opened(self, gpu: bool) -> PowerMeter:
         if self._meter is None:
             used = first_gpu() if gpu else None  # NVML counts all GPUs, also those that CUDA_VISIBLE_DEVICES hides
             self._meter = open_power(gpu=gpu, gpu_bus_id=used.bus_id if used else None)
             if self._meter.source:
                 self._progress(f"idle power for {self._config.idle_seconds:g} s")
                 self._idle_w = idle_power(self._meter, self._config.idle_seconds)
-        with self._meter.sampling() as recording:
-            yield
-        self._trace = recording.trace()
+        return self._meter
 
     def repeat(self, jobs: Sequence[Bound], progress: Callable[[str], None]) -> list[Repeated]:
         """Run each batch for as long as the source of power needs; no time at all where there is none."""
-        if self._meter is None or not self._meter.source:
+        if self._meter is None or not self._meter.source or self._problem:
             return [Repeated() for _ in jobs]
         window_s = min_window_s(self._meter)
         count = max(_FEWEST_WINDOWS, math.ceil(self._config.energy_seconds / window_s))
@@ -80,7 +92,7 @@ class PowerWatch:
         A side that runs where the source doesn't measure gets no energy: what a card draws meanwhile isn't its own.
         """
         if self._meter is None or self._trace is None:
-            return {"power_reason": _OFF}
+            return {"power_reason": self._problem or _OFF}
         windows = [*timed, *repeated.windows]
         found: dict[str, Any] = {
             "throttled": throttling(self._trace, windows),

@@ -16,6 +16,7 @@ from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.measurement import append_rows, read_rows, row_from_measurement
 from shallowvit_bench.plot import draw_latencies
+from shallowvit_bench.power.sampling import PowerMeter, PowerSource
 from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
 from shallowvit_bench.sides import side_from_bundle
 
@@ -197,6 +198,18 @@ def test_bench_marks_a_throttled_run_invalid(bundle, monkeypatch):
     (found,) = bench([side_from_bundle(read_bundle(bundle), QUICK)], QUICK)
     assert (found.status, found.p50_ms is not None) == ("invalid", True)
     assert found.reason == "throttled while it was timed: too hot, in 1 of 3 rounds"
+
+
+def test_bench_keeps_what_it_times_when_a_power_sensor_no_longer_starts(bundle, monkeypatch):
+    class Broken:
+        def start(self):
+            raise BenchError("tegrastats printed no line of figures within 3 s")
+
+    source = PowerSource("tegrastats", lambda source: Broken(), 0.1)
+    monkeypatch.setattr("shallowvit_bench.power_watch.open_power", lambda **_: PowerMeter(source))
+    (found,) = bench([side_from_bundle(read_bundle(bundle), QUICK)], QUICK)
+    assert (found.status, found.runs) == ("ok", 20)
+    assert found.power_reason == "energy not measured: tegrastats printed no line of figures within 3 s"
 
 
 def test_bench_tells_the_load_before_its_own(bundle):
