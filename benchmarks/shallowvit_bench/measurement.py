@@ -5,6 +5,7 @@ A newcomer's trap: ``None`` means not measured; a failed side is a row too, with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
@@ -155,6 +156,8 @@ def measurement_from_row(row: Mapping[str, Any]) -> Measurement:
 def append_rows(path: Path, measurements: Iterable[Measurement]) -> None:
     """Append one line per measurement and wait until the disk has them; a line that a crash cut off is removed first.
 
+    Others may append to the same file at the same time: one waits for the other.
+
     Raises:
         BenchError: the file can't be written.
     """
@@ -162,6 +165,7 @@ def append_rows(path: Path, measurements: Iterable[Measurement]) -> None:
     lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()
     try:
         with path.open("a+b") as file:
+            _lock(file)  # or what another has just appended would be taken for cut off, and removed
             whole, ending = _end_of_rows(file)
             file.truncate(whole)
             try:
@@ -173,6 +177,16 @@ def append_rows(path: Path, measurements: Iterable[Measurement]) -> None:
                 raise
     except OSError as err:
         raise BenchError(f"append_rows: could not write {path} ({err.strerror}); make room or choose another --rows") from err
+
+
+def _lock(file: BinaryIO) -> None:
+    """Wait for the file until it is closed, where the system and the file's disk can do that."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    with contextlib.suppress(OSError):  # some network disks know no locks
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _end_of_rows(file: BinaryIO) -> tuple[int, bytes]:
@@ -218,11 +232,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         missing = {"side", "status", "model_sha256", "batch", "conditions"} - set(row if isinstance(row, dict) else ())
         if missing:
             raise BenchError(
-                f"read_rows: line {number} of {path} is no row of shallowvit bench: it lacks {', '.join(sorted(missing))}"
+                f"read_rows: line {number} of {path} is no row of shallowvit bench: it lacks {', '.join(sorted(missing))}; "
+                "remove it"
             )
         rows[row.get("id") or number] = _upgraded(row)
     if not rows:
-        raise BenchError(f"read_rows: {path} holds no rows")
+        raise BenchError(f"read_rows: {path} holds no rows; write some with: shallowvit bench BUNDLE --rows {path}")
     return list(rows.values())
 
 

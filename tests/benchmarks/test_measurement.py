@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -79,3 +80,10 @@ def test_read_rows_brings_rows_of_the_first_schema_up(measured, tmp_path):
     first, second = read_rows(tmp_path / "rows.jsonl")
     assert (first["provider"], first["metrics"]["top1"]["low"], second["metrics"]) == ("cpu", 0.4, {})
     assert measurement_from_row(first).metrics == {"top1": Metric(0.5, 0.4, 0.6)}
+
+
+def test_append_rows_of_several_at_once_loses_none(measured, tmp_path):
+    path, names = tmp_path / "rows.jsonl", [f"{number}" for number in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: append_rows(path, [replace(measured, id=name, samples_ms=(1.0,) * 5000)]), names))
+    assert sorted(row["id"] for row in read_rows(path)) == sorted(names)
