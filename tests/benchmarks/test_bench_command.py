@@ -60,6 +60,14 @@ def test_bench_never_writes_into_the_bundle(bundle, option):
         run(bench, bundle, option, bundle / "x")
 
 
+@pytest.mark.parametrize("option", ["--rows", "--plot"])
+def test_bench_finds_what_it_cannot_write_before_it_measures(bundle, tmp_path, option):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BenchError, match=rf"{option} .*folder can't be written; choose a file elsewhere"):
+        run(bench, bundle, option, tmp_path / "folder")
+    assert not (tmp_path / "tiny.bench.jsonl").exists()
+
+
 def test_bench_rejects_rows_in_a_missing_folder(bundle, tmp_path):
     with pytest.raises(BenchError, match=r"no folder .*gone for --rows"):
         run(bench, bundle, "--rows", tmp_path / "gone" / "rows.jsonl")

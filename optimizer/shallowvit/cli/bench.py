@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -220,7 +221,10 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def _output(bundle: Path, given: Path | None, suffix: str, option: str) -> Path:
-    """Where to write: beside the bundle unless told, and never inside it, since ``verify`` takes no extra files."""
+    """Where to write: beside the bundle unless told, and never inside it, since ``verify`` takes no extra files.
+
+    What can't be written is found here, before minutes of measuring are lost to it.
+    """
     whole = bundle.resolve()
     path = given if given is not None else whole.with_name(whole.name + suffix)
     if whole in path.resolve().parents:
@@ -229,4 +233,6 @@ def _output(bundle: Path, given: Path | None, suffix: str, option: str) -> Path:
         )
     if not path.parent.is_dir():
         raise BenchError(f"bench: no folder {path.parent} for {option} {path.name}; create it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BenchError(f"bench: {option} {path} can't be written; choose a file elsewhere with {option}")
     return path
