@@ -6,7 +6,6 @@ read as a small one.
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +80,7 @@ class PowerWatch:
         if self._meter is None or not self._meter.source or self._problem:
             return [Repeated() for _ in jobs]
         window_s = min_window_s(self._meter)
-        count = max(_FEWEST_WINDOWS, math.ceil(self._config.energy_seconds / window_s))
-        return repeat_in_windows(jobs, window_s, count, progress)
+        return repeat_in_windows(jobs, window_s, self._config.energy_seconds, _FEWEST_WINDOWS, progress)
 
     def figures(
         self, timed: Sequence[tuple[float, float]], repeated: Repeated, batch: int, *, on_gpu: bool = False

@@ -67,11 +67,12 @@ class Timed:
 @dataclass
 class Repeated:
     """What a side did while its power was sampled: start and end of each window in seconds of ``time.perf_counter``, and runs
-    in all of them.
+    and seconds in all of them.
     """
 
     windows: list[tuple[float, float]] = field(default_factory=list)
     runs: int = 0
+    seconds: float = 0.0
 
 
 def warm_up(run: Bound, limits: TimingLimits) -> WarmUp:
@@ -114,16 +115,19 @@ def time_rounds(jobs: Sequence[Bound], limits: TimingLimits, progress: Callable[
 
 
 def repeat_in_windows(
-    jobs: Sequence[Bound], window_s: float, count: int, progress: Callable[[str], None] = lambda _: None
+    jobs: Sequence[Bound], window_s: float, seconds: float, fewest: int, progress: Callable[[str], None] = lambda _: None
 ) -> list[Repeated]:
-    """Run each bound batch again and again in ``count`` alternating windows of at least ``window_s`` seconds.
+    """Run each bound batch again and again in alternating windows of at least ``window_s`` seconds.
 
-    Latency is timed in rounds too short for a power sensor; here runs follow each other for as long as the sensor needs.
+    Latency is timed in rounds too short for a power sensor; here runs follow each other for as long as the sensor needs: for
+    ``seconds`` of each side in ``fewest`` windows or more. A run longer than a window fills one alone, and a side that has its
+    seconds isn't run any more.
     """
     done = [Repeated() for _ in jobs]
-    for turn in range(count):
-        order = list(zip(jobs, done, strict=True))
-        for run, repeated in order if turn % 2 == 0 else reversed(order):
+    waiting = list(zip(jobs, done, strict=True))
+    turn = 0
+    while waiting:
+        for run, repeated in waiting if turn % 2 == 0 else reversed(waiting):
             run()
             begun = now = perf_counter()
             while now < begun + window_s:
@@ -131,7 +135,10 @@ def repeat_in_windows(
                 repeated.runs += 1
                 now = perf_counter()
             repeated.windows.append((begun, now))
-        progress(f"power: {turn + 1} of {count} windows a side")
+            repeated.seconds += now - begun
+        turn += 1
+        waiting = [(run, repeated) for run, repeated in waiting if turn < fewest or repeated.seconds < seconds]
+        progress(f"power: {min(repeated.seconds for repeated in done):.0f} of {seconds:.0f} s a side")
     return done
 
 

@@ -1,3 +1,6 @@
+import time
+from functools import partial
+
 from shallowvit_bench.timing import TimingLimits, own_overhead_ms, repeat_in_windows, time_rounds, warm_up
 
 
@@ -51,10 +54,17 @@ def test_warm_up_stops_once_steady():
 def test_repeat_in_windows_alternates_windows_and_counts_runs():
     calls = []
     jobs = [Recorder("a", calls), Recorder("b", calls)]
-    first, second = repeat_in_windows(jobs, 1e-9, 2)
+    first, second = repeat_in_windows(jobs, 1e-9, 0, fewest=2)
     assert "".join(calls) == "aa" + "bb" + "bb" + "aa"  # the first of each window isn't counted
     assert (first.runs, second.runs) == (2, 2)
     assert first.windows[0][1] <= second.windows[0][0] <= second.windows[1][0] <= first.windows[1][0]
+
+
+def test_repeat_in_windows_of_a_slow_side_ends_with_its_seconds():
+    slow, fast = repeat_in_windows([partial(time.sleep, 0.1), partial(time.sleep, 0.001)], 0.02, 0.2, fewest=2)
+    assert (len(slow.windows), slow.runs) == (2, 2)
+    assert len(fast.windows) > 2
+    assert fast.seconds >= 0.2
 
 
 def test_time_rounds_keeps_the_devices_own_clock():
