@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_latencies"]
 
 _COLOURS = ("#1f6feb", "#d1570a", "#2da44e", "#8250df")
+_STYLES = ("solid", "dashed", "dotted", "dashdot")
 
 
 def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
@@ -40,22 +41,24 @@ def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-    for index, (measurement, colour) in enumerate(zip(measured, _COLOURS, strict=False)):
+    sizes = {measurement.batch for measurement in measured}
+    for index, measurement in enumerate(measured):
         samples = sorted(measurement.samples_ms)
-        axes.ecdf(samples, color=colour, linewidth=2, label=f"{measurement.side}, {measurement.backend}, {len(samples)} runs")
+        colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index // len(_COLOURS) % len(_STYLES)]
+        axes.ecdf(samples, color=colour, linestyle=style, linewidth=2, label=_name(measurement, with_batch=len(sizes) > 1))
         median = statistics.median(samples)
         axes.plot([median], [0.5], "o", color=colour, markersize=7, markeredgecolor="white", zorder=3)
         at_right = median > 0.5 * slowest
         axes.annotate(
             text_from_ms(median),
             (median, 0.5),
-            (-8 if at_right else 8, -14 * (index + 1)),
+            (-8 if at_right else 8, -14 * (index % len(_COLOURS) + 1)),
             textcoords="offset points",
             ha="right" if at_right else "left",
             color=colour,
             weight="bold",
         )
-    axes.set_xlabel(f"latency of a batch of {measured[0].batch}, ms")
+    axes.set_xlabel(f"latency of a batch{f' of {measured[0].batch}' if len(sizes) == 1 else ''}, ms")
     axes.set_ylabel("share of runs at or below")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -69,3 +72,10 @@ def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
     finally:
         beside.unlink(missing_ok=True)
     return True
+
+
+def _name(measurement: Measurement, *, with_batch: bool) -> str:
+    """What tells a line from the others."""
+    side = f"{measurement.side} on {measurement.machine}" if measurement.machine else measurement.side
+    size = [f"batch {measurement.batch}"] if with_batch else []
+    return ", ".join([side, measurement.provider or measurement.backend, *size, f"{len(measurement.samples_ms)} runs"])
