@@ -218,7 +218,8 @@ def _time(attempts: Sequence[_Attempt], watch: PowerWatch) -> None:
         try:
             taken = time_rounds(jobs, limits, session.progress)
             repeated = watch.repeat(jobs, session.progress)
-        except running[0].side.failures as err:  # a device that fails takes all sides with it
+        except tuple({kind for attempt in running for kind in attempt.side.failures}) as err:
+            # whose run it was isn't known, and a device that fails takes all sides with it
             for attempt in running:
                 attempt.reason = str(err)
             return
@@ -277,6 +278,11 @@ def _compare(attempts: Sequence[_Attempt]) -> None:
     if len(attempts) < 2 or attempts[1].reason is not None:
         return
     other = attempts[1]
+    if other.figures.get("throttled"):
+        for ours in (attempts[0], *attempts[2:]):
+            if ours.reason is None:
+                ours.figures["remarks"] += (f"no speed-up is given: {other.side.name} was throttled while it was timed",)
+        return
     for ours in (attempts[0], *attempts[2:]):
         if ours.reason is not None:
             continue

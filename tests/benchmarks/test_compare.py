@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +9,7 @@ import pytest
 from tiny_bundles import write_bundle
 
 from shallowvit_bench.bundles import read_bundle
-from shallowvit_bench.cold_start import _peak_mib, measure_cold_start
+from shallowvit_bench.cold_start import ColdStart, _peak_mib, measure_cold_start
 from shallowvit_bench.compare import Session, bench
 from shallowvit_bench.conditions import read_conditions
 from shallowvit_bench.config import BenchConfig
@@ -17,8 +18,9 @@ from shallowvit_bench.errors import BenchError
 from shallowvit_bench.measurement import append_rows, read_rows, row_from_measurement
 from shallowvit_bench.plot import draw_latencies
 from shallowvit_bench.power.sampling import PowerMeter, PowerSource
-from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
+from shallowvit_bench.runners import RunnerFacts, RunnerOptions, open_onnxruntime
 from shallowvit_bench.sides import side_from_bundle
+from shallowvit_bench.timing import WarmUp
 
 QUICK = BenchConfig(batches=(2,), max_runs=20, threads=1)
 
@@ -210,6 +212,46 @@ def test_bench_keeps_what_it_times_when_a_power_sensor_no_longer_starts(bundle, 
     (found,) = bench([side_from_bundle(read_bundle(bundle), QUICK)], QUICK)
     assert (found.status, found.runs) == ("ok", 20)
     assert found.power_reason == "energy not measured: tegrastats printed no line of figures within 3 s"
+
+
+def test_bench_gives_no_speed_up_over_a_side_that_was_throttled(tmp_path, monkeypatch):
+    said = iter([(), ("too hot, in 1 of 3 rounds",)])
+    monkeypatch.setattr("shallowvit_bench.power_watch.throttling", lambda trace, windows: next(said))
+    infos = [read_bundle(write_bundle(tmp_path / name)) for name in ("ours", "other")]
+    ours, other = bench([side_from_bundle(info, QUICK) for info in infos], QUICK)
+    assert (ours.status, other.status, ours.speedup) == ("ok", "invalid", None)
+    assert "no speed-up is given: other was throttled while it was timed" in ours.remarks
+
+
+def test_bench_makes_rows_of_sides_when_the_second_fails_in_its_own_way(tmp_path, monkeypatch):
+    monkeypatch.setattr("shallowvit_bench.compare.measure_cold_start", lambda *_: ColdStart(1.0, 1.0, None))
+    monkeypatch.setattr("shallowvit_bench.compare.warm_up", lambda run, limits: WarmUp(0, steady=True))
+
+    class Failing:
+        device_ms = None
+
+        def __init__(self):
+            self.left = 5
+
+        def __call__(self):
+            self.left -= 1
+            if self.left < 0:
+                raise MemoryError("no memory left")
+
+    class Runner:
+        facts = RunnerFacts("torch", "torch", "fp32")
+
+        def bind(self, batch):
+            return Failing()
+
+        def infer(self, batch):
+            return batch
+
+    infos = [read_bundle(write_bundle(tmp_path / name)) for name in ("ours", "other")]
+    ours, other = (side_from_bundle(info, QUICK) for info in infos)
+    other = replace(other, opener=lambda: nullcontext(Runner()), failures=(BenchError, MemoryError))
+    found = bench([ours, other], QUICK)
+    assert [(one.status, one.reason) for one in found] == [("failed", "no memory left")] * 2
 
 
 def test_bench_tells_the_load_before_its_own(bundle):
