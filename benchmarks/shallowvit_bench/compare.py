@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .sides import Side
     from .timing import Timed
 
-__all__ = ["Session", "bench"]
+__all__ = ["Session", "bench", "side_of"]
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ def _with_accuracy(
     for number, (one, dataset) in enumerate(zip(opened, datasets, strict=True)):
         accuracies.append(None)
         figures.append({})
-        mine = [measured for name, measured in timed.items() if _side_of(name) == number]
+        mine = [measured for name, measured in timed.items() if side_of(name) == number]
         if dataset is None or all(measured.status == "failed" for measured in mine):
             continue
         try:
@@ -328,14 +328,14 @@ def _with_accuracy(
                 entries["agreement"] = agreement(ours, other).agreement
     result = dict(found)
     for name, measured in timed.items():
-        more = figures[_side_of(name)]
+        more = figures[side_of(name)]
         result[name] = replace(measured, **more | {"remarks": (*measured.remarks, *more.get("remarks", ()))})
         opened[0].session.record(result[name])
     return result
 
 
-def _side_of(name: str) -> int:
-    """The number of the side in a measurement's id."""
+def side_of(name: str) -> int:
+    """Return the number of the side in a measurement's id."""
     return int(name.rsplit("-", 1)[1])
 
 

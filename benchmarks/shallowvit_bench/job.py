@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .bundles import read_bundle
-from .compare import Session, bench
+from .compare import Session, bench, side_of
 from .conditions import read_load_average, usable_cores
 from .config import BenchConfig
 from .datasets import open_dataset
@@ -102,11 +102,21 @@ def run_job(job: Job, emit: Callable[[dict[str, Any]], None]) -> int:
     bundles = [read_bundle(Path(path)) for path in job.bundles]
     engines = job.engines or (None,) * len(bundles)
     config = replace(job.config, threads=job.config.threads or usable_cores())
-    sides = [
-        side_from_bundle(bundle, config, engine=Path(engine) if engine else None, progress=progress)
-        for bundle, engine in zip(bundles, engines, strict=True)
-    ]
+    sides = []
+    for number, (bundle, engine) in enumerate(zip(bundles, engines, strict=True)):
+        built = Path(engine) if engine else None
+        if before := _measured_before(known, job.id, number):  # another trial might choose otherwise
+            side = side_from_bundle(bundle, replace(config, provider=before.provider), engine=built)
+            sides.append(replace(side, trials=before.provider_trials))
+        else:
+            sides.append(side_from_bundle(bundle, config, engine=built, progress=progress))
     datasets = [open_dataset(job.data, bundle) for bundle in bundles] if job.data else []
     predictions = Path(job.predictions) if job.predictions else None
     found = bench(distinct_sides(sides), config, datasets, Session(job.id, known, record, predictions, load_average, progress))
     return sum(measured.status != "ok" for measured in found)
+
+
+def _measured_before(known: dict[str, Measurement], job: str, side: int) -> Measurement | None:
+    """A measurement of a side from before an interruption, which says what it ran with."""
+    mine = (one for name, one in known.items() if name.startswith(f"{job}-") and side_of(name) == side)
+    return next((one for one in mine if one.provider), None)

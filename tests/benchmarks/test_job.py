@@ -11,6 +11,8 @@ from shallowvit_bench.errors import BenchError
 from shallowvit_bench.job import Job, job_from_json, json_from_job, run_job
 from shallowvit_bench.measurement import read_rows
 from shallowvit_bench.predictions import read_predictions
+from shallowvit_bench.runners import RunnerOptions
+from shallowvit_bench.runners.choosing import ProviderChoice
 
 QUICK = BenchConfig(batches=(1, 2), max_runs=12, threads=1, provider="cpu")
 
@@ -71,6 +73,18 @@ def test_run_job_adds_accuracy_to_rows_that_were_timed(job, tmp_path):
     assert all("top1" in row["metrics"] for row in rows)
     assert not any("loading in a fresh process" in event.get("text", "") for event in events)
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"tiny-cpu.jsonl", "other-cpu.jsonl"}
+
+
+def test_run_job_goes_on_with_the_providers_it_began_with(job, tmp_path, monkeypatch):
+    sides = "shallowvit_bench.sides.choose_provider"
+    monkeypatch.setattr(sides, lambda *_, **__: ProviderChoice("cpu", RunnerOptions(threads=1), ({"provider": "cpu"},)))
+    auto = replace(job, config=replace(QUICK, batches=(1,), provider="auto"))
+    run_job(auto, lambda event: None)
+    monkeypatch.setattr(sides, lambda *_, **__: ProviderChoice("openvino", RunnerOptions(threads=1), ()))
+    run_job(replace(auto, config=replace(auto.config, batches=(1, 2))), lambda event: None)
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert [(row["batch"], row["provider"]) for row in rows] == [(1, "cpu"), (1, "cpu"), (2, "cpu"), (2, "cpu")]
+    assert rows[3]["provider_trials"] == [{"provider": "cpu"}]
 
 
 def test_run_job_counts_what_failed(job, tmp_path):
