@@ -26,7 +26,7 @@ from .sysfs import gpu_devfreq, hwmon_chips, read_int
 if TYPE_CHECKING:
     from .boards import Board
 
-__all__ = ["Conditions", "read_conditions", "read_load_average", "usable_cores"]
+__all__ = ["Conditions", "own_command", "read_conditions", "read_load_average", "usable_cores"]
 
 _PACKAGES = (
     "numpy",
@@ -109,7 +109,7 @@ def read_conditions(threads: int | None, root: Path = Path("/"), run: Runner = r
         python=platform.python_version(),
         packages=dict(_packages()),
         commit=_commit(os.getcwd()),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=own_command(),
         board=board.key if board else None,
         jetpack=board.jetpack.version if board and board.jetpack else None,
         l4t=board.l4t if board else None,
@@ -213,6 +213,11 @@ def _version(package: str) -> str | None:
 
 
 @lru_cache(maxsize=8)
+def own_command() -> str:
+    """Return the command line of this process, as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def _commit(folder: str) -> str | None:
     """The commit of the working tree around a folder, ``-dirty`` when it was changed; None outside of git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.compare import Session, bench
-from shallowvit_bench.conditions import read_load_average, usable_cores
+from shallowvit_bench.conditions import own_command, read_load_average, usable_cores
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.measurement import append_rows, measurement_from_row
 from shallowvit_bench.metrics import metrics_from_predictions
@@ -132,8 +132,9 @@ def bench_there(
 
 
 def _brought_home(row: dict[str, Any], device: str, folder: Path) -> Measurement:
-    """A device's row with its name, and the metrics that only this machine has the packages for."""
-    measured = replace(measurement_from_row(row), machine=device)
+    """A device's row with its name, the command given here, and the metrics that only this machine has the packages for."""
+    measured = measurement_from_row(row)
+    measured = replace(measured, machine=device, conditions=replace(measured.conditions, command=own_command()))
     if not measured.predictions:
         return measured
     saved = folder / Path(measured.predictions).name

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from shallowvit.benching import bench_there
 from shallowvit.cli.bench import bench
+from shallowvit_bench.conditions import own_command
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.measurement import read_rows
 from shallowvit_bench.remote.registry import write_devices
@@ -47,7 +48,8 @@ def test_bench_there_brings_home_what_one_device_measured_when_another_fails(bun
     assert [(one.machine, one.status) for one in taken] == [("orin", "ok")]
     assert len(failures) == 1
     assert failures[0].startswith("nano: ")
-    assert [row["machine"] for row in read_rows(tmp_path / "rows.jsonl")] == ["orin"]
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert (row["machine"], row["conditions"]["command"]) == ("orin", own_command())
 
 
 def test_bench_there_sends_arrays_and_measures_accuracy_on_them(bundle, names, tmp_path):
