@@ -48,6 +48,8 @@ def draw_latencies(measurements: tuple[Measurement, ...], path: Path) -> bool:
         axes.ecdf(samples, color=colour, linestyle=style, linewidth=2, label=_name(measurement, with_batch=len(sizes) > 1))
         median = statistics.median(samples)
         axes.plot([median], [0.5], "o", color=colour, markersize=7, markeredgecolor="white", zorder=3)
+        if len(measured) > len(_COLOURS):  # their numbers would lie on each other
+            continue
         at_right = median > 0.5 * slowest
         axes.annotate(
             text_from_ms(median),
