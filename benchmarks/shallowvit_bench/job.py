@@ -89,7 +89,7 @@ def run_job(job: Job, emit: Callable[[dict[str, Any]], None]) -> int:
         BenchError: a bundle or the data can't be read, or rows can't be written.
     """
     rows, load_average = Path(job.rows), read_load_average()
-    earlier = read_rows(rows) if rows.is_file() and rows.stat().st_size else ()
+    earlier = read_rows(rows) if rows.is_file() and b"\n" in rows.read_bytes() else ()  # else cut off within the first row
     known = {row["id"]: measurement_from_row(row) for row in earlier}
 
     def progress(text: str) -> None:

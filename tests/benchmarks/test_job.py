@@ -87,6 +87,12 @@ def test_run_job_goes_on_with_the_providers_it_began_with(job, tmp_path, monkeyp
     assert rows[3]["provider_trials"] == [{"provider": "cpu"}]
 
 
+def test_run_job_begins_anew_when_it_was_cut_off_within_the_first_row(job, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"side": "ti')
+    assert run_job(replace(job, config=replace(QUICK, batches=(1,))), lambda event: None) == 0
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 2
+
+
 def test_run_job_counts_what_failed(job, tmp_path):
     broken = replace(job, config=replace(QUICK, provider="cuda"))
     assert run_job(broken, lambda event: None) == 4
