@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -118,6 +119,19 @@ def test_devices_adds_lists_and_removes(tmp_path):
     assert "nvidia@10.0.0.8" in run("list", *file).stdout
     assert run("remove", "orin", *file).stdout.startswith("removed orin")
     assert "no devices in" in run("list", *file).stdout
+
+
+def test_devices_add_keeps_files_as_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = ["--file", tmp_path / "devices.toml"]
+    run("add", "orin", "nvidia@10.0.0.7", "--key", "key", "--known-hosts", "~/hosts", *file)
+    (listed,) = json.loads(run("list", "--json", *file).stdout)
+    assert (listed["key"], listed["known_hosts"]) == (str(tmp_path / "key"), str(Path.home() / "hosts"))
+
+
+def test_devices_probe_of_a_misspelt_name_says_where_names_are(tmp_path):
+    result = run("probe", "orni.invalid", "--file", tmp_path / "devices.toml")
+    assert (result.exit_code, "check the address, or the name with: shallowvit devices list" in result.stderr) == (1, True)
 
 
 def test_devices_remove_names_what_there_is(tmp_path):

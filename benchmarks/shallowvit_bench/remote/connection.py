@@ -123,8 +123,10 @@ async def open_connection(device: Device, timeouts: Timeouts) -> asyncssh.SSHCli
         raise UnreachableError(f"{where}{options.host} closed the connection before the login ({err}); try again") from err
     except OSError as err:
         said = err.strerror or str(err)
+        # a name that nobody gave a device is taken for an address
+        hint = "" if device.user or device.name != device.host else ", or the name with: shallowvit devices list"
         raise UnreachableError(
-            f"{where}{options.host} port {options.port} can't be reached ({said}); check the address"
+            f"{where}{options.host} port {options.port} can't be reached ({said}); check the address{hint}"
         ) from err
     return connection
 

@@ -51,13 +51,18 @@ def add(
     device = replace(
         parse_device(address),
         name=name,
-        key=key,
-        known_hosts=known_hosts,
+        key=_absolute(key),
+        known_hosts=_absolute(known_hosts),
         python=Device.python if python is None else python,
         cache=Device.cache if cache is None else cache,
     )
     write_devices(path, known | {name: device})
     typer.echo(f"{'changed' if name in known else 'added'} {name} in {path}; look at it with: shallowvit devices probe {name}")
+
+
+def _absolute(file: str | None) -> str | None:
+    """A file as it is found from any folder, since the device is called from others."""
+    return None if file is None else str(Path(file).expanduser().absolute())
 
 
 @devices.command("list")
