@@ -290,7 +290,7 @@ def _compare(attempts: Sequence[_Attempt]) -> None:
         ratios = np.array(other.rounds_ms) / np.array(ours.rounds_ms)
         low, high = np.quantile(ratios, (0.1, 0.9))
         speedup, ideal = medians[1] / medians[0], other.side.flops / ours.side.flops if ours.side.flops else None
-        alike = [(attempt.figures["backend"], attempt.figures["computed_in"]) for attempt in (ours, other)]
+        alike = [(one.side.provider, one.figures["backend"], one.figures["computed_in"]) for one in (ours, other)]
         ours.figures |= {
             "against": other.side.name,
             "speedup": speedup,

@@ -65,6 +65,12 @@ def test_bench_measures_memory_and_load_in_a_fresh_process(measured):
     assert measured[0].peak_mib is None or measured[0].peak_mib > 10
 
 
+def test_bench_of_two_providers_tells_no_share_of_the_ideal(bundle):
+    side = side_from_bundle(read_bundle(bundle), QUICK)
+    ours, _ = bench([side, replace(side, name="elsewhere", provider="elsewhere")], QUICK)
+    assert (ours.ideal_speedup, ours.share_of_ideal) == (1.0, None)  # the ratio holds what the provider brings too
+
+
 def test_bench_makes_a_row_of_a_failed_side_and_measures_the_other(bundle, tmp_path):
     broken = read_bundle(write_bundle(tmp_path / "broken"))
     broken.model_path.write_bytes(b"no graph")
