@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 __all__ = [
+    "NEEDS_SKLEARN",
     "Figures",
     "Truth",
     "metrics_from_outputs",
@@ -34,8 +35,9 @@ __all__ = [
 _Z = 1.959964
 _DRAWS = 400  # of a bootstrap: its 2.5 % and 97.5 % rest on ten draws each, which is as exact as 95 % needs to be
 _RANKS = (1, 5, 10)
+NEEDS_SKLEARN = "need scikit-learn, which is not installed here"  # in a remark that no longer holds where it is
 _LATER = (
-    "{what} need scikit-learn, which is not installed here: pip install 'shallowvit[metrics]', or compute them where it is, "
+    "{what} " + NEEDS_SKLEARN + ": pip install 'shallowvit[metrics]', or compute them where it is, "
     "from the saved outputs, with shallowvit_bench.metrics.metrics_from_predictions"
 )
 

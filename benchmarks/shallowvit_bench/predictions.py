@@ -51,8 +51,14 @@ def read_predictions(path: Path) -> Predictions:
     lines, _whole = _read_lines(path)
     if not lines or lines[0].get("format") != _FORMAT:
         raise BenchError(f"read_predictions: {path} is no file of saved outputs (format {_FORMAT}); give one that bench wrote")
-    about, *rest = lines
-    outputs, _stamps, reasons = _contents(rest)
+    try:
+        return _predictions_from_lines(*lines)
+    except (KeyError, TypeError, ValueError, IndexError) as err:
+        raise BenchError(f"read_predictions: {path} is damaged ({err!r}); measure the accuracy again") from err
+
+
+def _predictions_from_lines(about: dict[str, Any], *rest: dict[str, Any]) -> Predictions:
+    outputs, _stamps, reasons = _contents(list(rest))
     items = np.array(sorted(outputs), np.int64)
     names = tuple(about.pop("names"))
     every = {key: about.pop(key) for key in ("labels", "cameras", "queries")}

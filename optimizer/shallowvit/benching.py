@@ -15,8 +15,9 @@ from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.compare import Session, bench
 from shallowvit_bench.conditions import own_command, read_load_average, usable_cores
 from shallowvit_bench.datasets import open_dataset
+from shallowvit_bench.errors import BenchError
 from shallowvit_bench.measurement import append_rows, measurement_from_row
-from shallowvit_bench.metrics import metrics_from_predictions
+from shallowvit_bench.metrics import NEEDS_SKLEARN, metrics_from_predictions
 from shallowvit_bench.sides import distinct_sides, options_from_config, side_from_bundle
 
 if TYPE_CHECKING:
@@ -112,9 +113,15 @@ def bench_there(
     def keep(result: DeviceResult) -> None:
         """Write down what a device measured, before it forgets it."""
         folder = _outputs_folder(rows) / re.sub(r"[^\w.-]+", "-", result.device)
-        for name, content in result.files.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
+        try:
+            for name, content in result.files.items():
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+        except OSError as err:
+            raise BenchError(
+                f"bench: could not write {folder} ({err.strerror}); make room or choose another --rows, and give the same "
+                f"command again, which brings home what {result.device} keeps"
+            ) from err
         home[result.device] = tuple(_brought_home(row, result.device, folder) for row in result.rows)
         append_rows(rows, home[result.device])
 
@@ -140,7 +147,12 @@ def _brought_home(row: dict[str, Any], device: str, folder: Path) -> Measurement
     saved = folder / Path(measured.predictions).name
     if not saved.is_file():
         return replace(measured, predictions=None)
-    return replace(measured, predictions=str(saved), metrics=metrics_from_predictions(saved).metrics)
+    try:
+        found = metrics_from_predictions(saved)
+    except BenchError as err:  # the rest of the row is as good as it was
+        return replace(measured, predictions=str(saved), remarks=(*measured.remarks, str(err)))
+    remarks = tuple(text for text in measured.remarks if found.remarks or NEEDS_SKLEARN not in text)
+    return replace(measured, predictions=str(saved), metrics=found.metrics, remarks=remarks)
 
 
 def _outputs_folder(rows: Path) -> Path:

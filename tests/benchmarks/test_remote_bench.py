@@ -17,8 +17,9 @@ from loopback import Proxy, start_loopback
 
 from shallowvit_bench.config import BenchConfig
 from shallowvit_bench.errors import BenchError
-from shallowvit_bench.remote.bench import remote_bench, tidy_device
+from shallowvit_bench.remote.bench import Order, remote_bench, tidy_device
 from shallowvit_bench.remote.connection import Timeouts
+from shallowvit_bench.remote.transfer import pack
 
 QUICK = BenchConfig(max_runs=4, threads=1, provider="cpu", power=False)
 LONG = replace(QUICK, batches=(1, 2, 3, 4), max_runs=40)
@@ -113,6 +114,15 @@ def test_remote_bench_of_a_device_that_fails_keeps_the_rows_of_the_other(device,
     found = remote_bench([away, device], [bundle], QUICK, timeouts=HASTY)
     assert (len(found[0].rows), len(found[1].rows)) == (0, 1)
     assert "127.0.0.1 refuses connections on port 1" in found[0].failure
+
+
+def test_remote_bench_of_a_device_whose_files_can_not_be_read_keeps_the_rows_of_the_other(server, bundle, tmp_path):
+    broken, whole = (server.device(name, cache=str(tmp_path / name)) for name in ("broken", "whole"))
+    run = tmp_path / "broken" / "runs" / Order(pack([bundle], None), QUICK).id
+    (run / "rows.jsonl").mkdir(parents=True)
+    first, second = remote_bench([broken, whole], [bundle], QUICK, timeouts=HASTY)
+    assert first.failure.startswith("broken: ")
+    assert (second.failure, len(second.rows)) == (None, 1)
 
 
 def test_remote_bench_rejects_a_device_given_twice(device, bundle):

@@ -15,7 +15,7 @@ import json
 import socket
 import time
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -209,6 +209,8 @@ async def _connection(device: Device, timeouts: Timeouts) -> AsyncIterator[async
         yield connection
     except (ssh.DisconnectError, ssh.ChannelOpenError, ssh.SFTPConnectionLost, ssh.SFTPNoConnection, ConnectionError) as err:
         raise DroppedError from err
+    except ssh.Error as err:  # as a file that can't be read there; the other devices go on
+        raise BenchError(f"{device.name}: SSH failed there ({err.reason}); look at it with: shallowvit devices probe") from err
     finally:
         connection.abort()
 
@@ -333,10 +335,11 @@ async def _fetch(connection: asyncssh.SSHClientConnection, device: Device, run: 
         rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
         state.rows = tuple({row["id"]: row for row in rows}.values())  # one is written again when its accuracy is known
         for name in {Path(row["predictions"]).name for row in state.rows if row.get("predictions")}:
-            async with sftp.open(f"{run}/{PREDICTIONS}/{name}", "rb") as file:
-                outputs = await file.read()
-            assert isinstance(outputs, bytes)
-            state.files[name] = outputs
+            with suppress(ssh.SFTPNoSuchFile):  # then the row comes home without
+                async with sftp.open(f"{run}/{PREDICTIONS}/{name}", "rb") as file:
+                    outputs = await file.read()
+                assert isinstance(outputs, bytes)
+                state.files[name] = outputs
 
 
 def _who() -> str:
