@@ -180,6 +180,11 @@ def test_format_of_rejects_an_unknown_format(tmp_path):
         format_of(tmp_path / "a.pdf", "pdf")
 
 
+def test_format_of_rejects_the_name_of_another_format(tmp_path):
+    with pytest.raises(BenchError, match=r"a\.pdf is the name of no page; end it in \.html or \.md"):
+        format_of(tmp_path / "a.pdf")
+
+
 def test_finding_tells_speed_accuracy_and_energy_against_the_other_side(bundle, tmp_path):
     info = read_bundle(bundle)
     compared = {"against": "full", "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1}

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "check_report_paths", "format_of", "write_report"]
 
 FORMATS: dict[str, Callable[..., str]] = {"html": html_from_results, "markdown": markdown_from_results}
-_SUFFIXES = {".md": "markdown", ".markdown": "markdown"}
+_SUFFIXES = {".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html", "": "html"}
 
 
 def format_of(out: Path, form: str | None = None) -> str:
-    """Return the format of a page: what was asked for, else Markdown for a name that ends so, else HTML.
+    """Return the format of a page: what was asked for, else that of the name's ending, HTML where it has none.
 
     Raises:
-        BenchError: there is no such format.
+        BenchError: there is no such format, or the ending is of another.
     """
     if form is not None and form not in FORMATS:
         raise BenchError(f"report: no format {form!r}; choose from {', '.join(FORMATS)}")
-    return form or _SUFFIXES.get(out.suffix.lower(), "html")
+    if form is None and out.suffix.lower() not in _SUFFIXES:
+        raise BenchError(f"report: {out.name} is the name of no page; end it in .html or .md, or say its --format")
+    return form or _SUFFIXES[out.suffix.lower()]
 
 
 def write_report(sources: Sequence[Path], out: Path, force: bool = False, form: str | None = None) -> None:
