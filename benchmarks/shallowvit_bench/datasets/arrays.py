@@ -108,8 +108,8 @@ def _check_frames(file: Path, frames: np.ndarray[Any, Any], taker: Taker) -> Non
     settings = taker.preprocessing
     if settings is None:
         raise BenchError(
-            f"open_dataset: {called(taker)} has no preprocessing settings, so it can't be measured on frames; give a .npz with "
-            "inputs, as the graph takes them"
+            f"open_dataset: {called(taker)} has no preprocessing settings, so it can't be measured on frames; export again "
+            "with preprocessor_config.json beside the checkpoint, or give a .npz with inputs, as the graph takes them"
         )
     if frames.shape[1:] != settings.frame_shape:
         raise BenchError(

@@ -82,8 +82,8 @@ def _open(spec: DataSpec, taker: Taker, labelled: bool, enough: int | None) -> D
 def _settings(taker: Taker) -> Settings:
     if taker.preprocessing is None:
         raise BenchError(
-            f"open_dataset: {called(taker)} has no preprocessing settings, so it can't be measured on frames; give a .npz with "
-            "inputs, as the graph takes them"
+            f"open_dataset: {called(taker)} has no preprocessing settings, so it can't be measured on frames; export again "
+            "with preprocessor_config.json beside the checkpoint, or give a .npz with inputs, as the graph takes them"
         )
     return taker.preprocessing
 
