@@ -70,7 +70,7 @@ def measure_accuracy(
         runner: Runs the bundle's graph.
         bundle: Says how frames become the graph's input.
         dataset: Opened for this bundle.
-        batch: Views per inference, at most.
+        batch: Views per inference, at most; fewer where an engine takes fewer.
         progress: Told how far it is, at which speed and how long it will take.
         save: Where outputs are written as they come; a second call with the same file goes on where the first stopped.
         max_unreadable: The share of items that may be unreadable.
@@ -84,7 +84,13 @@ def measure_accuracy(
         run.measure(batch, max_unreadable)
         return _accuracy(run, None)
     facts = runner.facts
-    about = {"model_sha256": bundle.model_sha256, "provider": facts.provider, "precision": facts.precision}
+    about = {
+        "model_sha256": bundle.model_sha256,
+        "provider": facts.provider,
+        "precision": facts.precision,
+        "version": facts.version,
+        "engine_sha256": facts.engine_sha256,
+    }
     run.file = PredictionsFile(save, about, dataset)
     try:
         if run.file.started_anew:
@@ -117,6 +123,7 @@ class _Run:
 
     def measure(self, batch: int, max_unreadable: float) -> None:
         """Run what isn't done, in full batches."""
+        batch = min(batch, max((most for _, most in self.runner.facts.batches), default=batch))
         todo = [item for item in range(self.dataset.count) if item not in self.outputs]
         started, before = time.monotonic(), len(self.outputs)
         waiting: list[tuple[int, np.ndarray[Any, Any]]] = []
@@ -137,14 +144,16 @@ class _Run:
         frames = np.stack([view for _item, view in views])
         dtype = np.dtype(self.bundle.input.dtype)
         inputs = frames.astype(dtype, copy=False) if self.dataset.preprocessed else input_from_frames(frames, self.bundle)
-        scores = np.array(self.runner.infer(inputs), np.float32)  # a copy: the next run may overwrite it
+        filled = self._filled(inputs)
+        scores = np.array(self.runner.infer(filled), np.float32)  # a copy: the next run may overwrite it
         if scores.ndim == 1:
             scores = scores[:, None]
-        if scores.ndim != 2 or len(scores) != len(frames):
+        if scores.ndim != 2 or len(scores) != len(filled):
             raise BenchError(
-                f"measure_accuracy: {self.bundle.name} gives {list(scores.shape)} for {len(frames)} items, "
-                f"expected [{len(frames)}, classes]; only classifiers have a top-1"
+                f"measure_accuracy: {self.bundle.name} gives {list(scores.shape)} for {len(filled)} items, "
+                f"expected [{len(filled)}, classes]; only classifiers have a top-1"
             )
+        scores = scores[: len(frames)]
         if np.isnan(scores).any():
             name = self.dataset.items.name(views[int(np.isnan(scores).any(axis=1).argmax())][0])
             raise BenchError(
@@ -160,6 +169,12 @@ class _Run:
         if self.file is not None and done:
             stamps = [self.dataset.items.stamp(item) for item in done]
             self.file.add(list(done), stamps, np.stack(list(done.values())))
+
+    def _filled(self, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The inputs, with the last one again where an engine takes no batch as small: its answers are left out."""
+        fitting = [max(least, len(inputs)) for least, most in self.runner.facts.batches if most >= len(inputs)]
+        lacking = min(fitting, default=len(inputs)) - len(inputs)
+        return np.concatenate([inputs, np.repeat(inputs[-1:], lacking, axis=0)]) if lacking else inputs
 
     def _skip(self, item: int, why: UnreadableError, max_unreadable: float) -> None:
         self.unreadable[item] = str(why)

@@ -198,6 +198,7 @@ def _open_warm(attempt: _Attempt) -> None:
         "backend": facts.backend,
         "computed_in": attempt.side.precision if facts.precision == "as the graph" else facts.precision,
         "provider_options": facts.options | ({"version": facts.version} if facts.version else {}),
+        "engine_sha256": facts.engine_sha256,
         "copies": facts.copies,
         "cuda_graph": facts.cuda_graph,
         "remarks": facts.remarks,

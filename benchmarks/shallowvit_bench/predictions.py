@@ -27,7 +27,7 @@ __all__ = ["Predictions", "PredictionsFile", "read_predictions"]
 
 _FORMAT = 1
 _SYNC_SECONDS = 5.0  # a power cut loses no more work than this; a kill loses none
-_ABOUT = ("format", "model_sha256", "provider", "precision", "data", "dataset_sha256", "views")
+_ABOUT = ("format", "model_sha256", "provider", "precision", "version", "engine_sha256", "data", "dataset_sha256", "views")
 
 
 @dataclass(frozen=True)

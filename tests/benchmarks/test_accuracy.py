@@ -12,7 +12,7 @@ from shallowvit_bench.errors import BenchError
 from shallowvit_bench.metrics import metrics_from_predictions
 from shallowvit_bench.predictions import read_predictions
 from shallowvit_bench.preprocessing import input_from_frames
-from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
+from shallowvit_bench.runners import RunnerFacts, RunnerOptions, open_onnxruntime
 
 
 @pytest.fixture
@@ -52,8 +52,43 @@ def test_agreement_is_the_share_of_same_predictions(labelled, tmp_path):
 class FakeRunner:
     """Answers with what a function makes of a batch, for answers that no small graph gives."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, **facts):
         self.infer = answer
+        self.facts = RunnerFacts("fake", "fake", "fp32", **facts)
+
+
+@pytest.mark.parametrize(
+    ("batches", "sizes"), [(((4, 4),), [4] * 7), (((1, 1), (6, 8)), [8, 8, 8, 1]), (((2, 3),), [3] * 8 + [2])]
+)
+def test_measure_accuracy_gives_an_engine_batches_that_it_takes(labelled, batches, sizes):
+    info, dataset = labelled
+    seen = []
+    with open_onnxruntime(info.model_path, RunnerOptions(threads=1)) as runner:
+
+        def infer(batch):
+            seen.append(len(batch))
+            return runner.infer(batch)
+
+        accuracy = measure_accuracy(FakeRunner(infer, batches=batches), info, dataset, 8)
+    assert seen == sizes
+    assert (accuracy.items, accuracy.metrics["top1"].value) == (25, 0.8)
+
+
+@pytest.mark.parametrize("facts", [{"engine_sha256": "cd"}, {"version": "2.0"}])
+def test_measure_accuracy_starts_anew_for_another_engine_or_version(labelled, tmp_path, facts):
+    info, dataset = labelled
+    before = {"engine_sha256": "ab", "version": "1.0"}
+    measure_accuracy(FakeRunner(lambda batch: np.eye(len(batch), 40), **before), info, dataset, save=tmp_path / "out.jsonl")
+    runs = []
+
+    def infer(batch):
+        runs.append(len(batch))
+        return np.eye(len(batch), 40)
+
+    measure_accuracy(FakeRunner(infer, **before), info, dataset, save=tmp_path / "out.jsonl")
+    assert runs == []
+    measure_accuracy(FakeRunner(infer, **(before | facts)), info, dataset, save=tmp_path / "out.jsonl")
+    assert sum(runs) == 25
 
 
 def test_measure_accuracy_rejects_a_model_that_is_no_classifier(labelled):

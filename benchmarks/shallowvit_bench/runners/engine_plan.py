@@ -23,6 +23,7 @@ __all__ = [
     "float_from_host",
     "host_from_batch",
     "profile_holding",
+    "profile_ranges",
     "tensor_plans",
 ]
 
@@ -85,11 +86,15 @@ def choose_profile(engine: Any, name: str, shape: tuple[int, ...], wanted: int |
     Raises:
         BenchError: none does, or the wanted one doesn't.
     """
-    ranges = [
+    return profile_holding(profile_ranges(engine, name), shape, wanted, where)
+
+
+def profile_ranges(engine: Any, name: str) -> list[tuple[tuple[int, ...], ...]]:
+    """Return the least, best and greatest shape of an input in each optimisation profile."""
+    return [
         tuple(tuple(int(size) for size in shape) for shape in engine.get_tensor_profile_shape(name, index))
         for index in range(engine.num_optimization_profiles)
     ]
-    return profile_holding(ranges, shape, wanted, where)
 
 
 def profile_holding(ranges: Sequence[Sequence[Sequence[int]]], shape: tuple[int, ...], wanted: int | None, where: str) -> int:

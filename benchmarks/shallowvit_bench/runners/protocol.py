@@ -48,6 +48,8 @@ class RunnerFacts:
         version: Of the runtime.
         options: Anything else that was set and matters for the figures.
         remarks: Sentences the user must see, as that another provider took part of the graph.
+        engine_sha256: Of the engine's file; None where a graph is run.
+        batches: Least and most items of a run, a pair for each of an engine's profiles; empty: any number.
     """
 
     backend: str
@@ -59,6 +61,8 @@ class RunnerFacts:
     version: str | None = None
     options: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    engine_sha256: str | None = None
+    batches: tuple[tuple[int, int], ...] = ()
 
 
 class Bound(Protocol):

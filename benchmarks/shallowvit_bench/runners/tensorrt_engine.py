@@ -5,6 +5,7 @@ A newcomer's trap: TensorRT answers a refusal with None and puts the reason into
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..engines import TITLES, engine_refusal
 from ..errors import BenchError
 from .cuda_driver import CudaGraph, first_gpu
-from .engine_plan import TensorPlan, bytes_of, choose_profile, float_from_host, host_from_batch, tensor_plans
+from .engine_plan import TensorPlan, bytes_of, choose_profile, float_from_host, host_from_batch, profile_ranges, tensor_plans
 from .protocol import Bound, Runner, RunnerFacts, RunnerOptions
 from .rtx_runtime import RtxRuntime
 
@@ -136,11 +137,19 @@ class _EngineRunner:
                 "build it again here"
             )
         self._plans = tensor_plans(self._engine, self._where)
+        self.facts = facts = replace(
+            facts, engine_sha256=hashlib.sha256(content).hexdigest(), batches=self._batches(options.profile)
+        )
         self._rtx = RtxRuntime(trt, self._engine, content) if hasattr(self._engine, "create_runtime_config") else None
         if self._rtx is not None:
             self.facts = replace(facts, options=facts.options | self._rtx.options)
         self._bound: list[_BoundEngine] = []
         self._inferring: tuple[tuple[int, ...], _BoundEngine] | None = None
+
+    def _batches(self, wanted: int | None) -> tuple[tuple[int, int], ...]:
+        given = next(plan for plan in self._plans if plan.is_input)
+        ranges = [(low[0], high[0]) for low, _, high in profile_ranges(self._engine, given.name)]
+        return tuple(ranges if wanted is None else ranges[wanted : wanted + 1])
 
     def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
         bound = self._new_bound(batch, graph=self._options.cuda_graph)
