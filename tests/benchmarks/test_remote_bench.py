@@ -144,6 +144,17 @@ def test_a_cut_while_measuring_loses_nothing_and_measures_nothing_twice(server, 
     assert proxy.connections == 2
 
 
+def test_a_cut_after_a_long_silence_is_tried_again(server, device, bundle, cache):
+    proxy = Proxy(server)
+    threading.Thread(target=lambda: (started(cache), proxy.cut()), daemon=True).start()
+    try:
+        # nothing is told for longer than the patience before the cut, as while an engine is built
+        result = measure(replace(device, port=proxy.port), bundle, LONG, timeouts=replace(HASTY, patience_s=0.01))
+    finally:
+        proxy.stop()
+    assert (result.failure, len(result.rows), proxy.connections) == (None, 4, 2)
+
+
 def test_remote_bench_gives_up_on_a_device_that_does_not_come_back(server, device, bundle, cache):
     proxy = Proxy(server)
     threading.Thread(target=lambda: (started(cache), proxy.stop()), daemon=True).start()

@@ -182,6 +182,7 @@ async def _until_done(device: Device, order: Order, state: _State, moved: Callab
     """Do the whole of it, again from the top whenever the connection drops, as long as something moves in between."""
     pause = 0.5
     while True:
+        begun = time.monotonic()
         try:
             async with _connection(device, order.timeouts) as connection:
                 state.connected = True
@@ -193,6 +194,8 @@ async def _until_done(device: Device, order: Order, state: _State, moved: Callab
             why = str(err)
         except DroppedError:
             why = f"{device.name}: the connection dropped"
+            if time.monotonic() - begun > order.timeouts.patience_s:  # it stood for long, as while an engine is built
+                state.moved_at = time.monotonic()
         if time.monotonic() - state.moved_at > order.timeouts.patience_s:
             goes_on = "; what has started there goes on, and the same command picks it up" if state.started else ""
             raise BenchError(f"{why}, for {order.timeouts.patience_s:g} s now{goes_on}")
