@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -41,6 +42,12 @@ def test_selfcheck_measures_the_pruned_model_against_the_whole_one_and_torch(che
     assert [row["against"] for row in rows] == ["demo-full", None, "demo-full"]
     assert rows[0]["metrics"]["top1"]["value"] == pytest.approx(0.84, abs=0.01)
     assert rows[1]["metrics"]["top1"]["value"] == pytest.approx(0.886, abs=0.01)
+
+
+def test_selfcheck_gives_its_rows_ids_of_no_other_run(checked):
+    ids = [row["id"] for row in read_rows(checked[1] / "bench.jsonl")]
+    assert len({name.rsplit("-", 2)[0] for name in ids}) == 1
+    assert all(re.fullmatch(r"demo-[0-9a-f]{12}-0-[012]", name) for name in ids)
 
 
 def test_selfcheck_skips_what_needs_a_gpu_with_the_reason(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -267,7 +268,10 @@ def _speed(run: _Run, subject: Subject, bundles: list[BundleInfo]) -> dict[str, 
     ]
     # torch's side is the same model, and its accuracy would take most of the minutes on a CPU
     datasets = [open_dataset(subject.data, info) for info in bundles] + [None] * (len(sides) - 2) if subject.data else []
-    session = Session(subject.name, record=run.measured, load_average=run.load_average, progress=run.progress)
+    # ids of their own, so that rows of several machines can go into one file
+    session = Session(
+        f"{subject.name}-{uuid.uuid4().hex[:12]}", record=run.measured, load_average=run.load_average, progress=run.progress
+    )
     found = bench(sides, config, datasets, session)
     failed = [one for one in found if one.status != "ok"]
     if len(failed) == len(found):
