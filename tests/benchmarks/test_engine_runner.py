@@ -53,6 +53,8 @@ def test_facts_of_an_engine_say_device_version_and_kernels(told):
     facts = told["graph"]["facts"]
     assert (facts["backend"], facts["device"], facts["version"], facts["copies"]) == ("rtx", "Stand-in GPU", "1.7.1.116", True)
     assert facts["options"] == {"kernel_specialization": "eager", "runtime_cache": "new"}
+    assert facts["batches"] == [[1, 2], [4, 8]]
+    assert len(facts["engine_sha256"]) == 64
     assert told["graph"]["eager"]
 
 
