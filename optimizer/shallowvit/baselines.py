@@ -89,7 +89,8 @@ class _BoundOnGpu:
 
     def output(self) -> np.ndarray[Any, Any]:
         if not self._copies and self._found is not None:
-            self._back.copy_(self._found)
+            with self._torch.inference_mode():  # else it refuses to write into a tensor that was made in it
+                self._back.copy_(self._found)
         found: np.ndarray[Any, Any] = self._back.numpy()
         return found
 

@@ -133,3 +133,17 @@ def test_open_torch_compiled_turns_a_failed_compilation_into_a_sentence(exported
 def test_side_from_source_names_what_it_runs(exported):
     side = side_from_source(exported, OPTIONS, compiled=True)
     assert (side.provider, side.precision, side.flops) == ("torch-compile", "fp32", exported.flops_before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_bound_batch_on_a_gpu_gives_the_output_that_infer_gives(exported, copies):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA GPU here")
+    batch = random_input(exported, 2)
+    with open_torch(exported, RunnerOptions(copies=copies)) as runner:
+        bound = runner.bind(batch)
+        bound()
+        np.testing.assert_allclose(bound.output(), runner.infer(batch), rtol=1e-3, atol=1e-4)
