@@ -60,9 +60,10 @@ def lock_path() -> Path:
 def open_lock(path: Path) -> int:
     """Open a file to lock it, made for every user when it's new."""
     with contextlib.suppress(FileNotFoundError):
-        # without O_CREAT, which Linux refuses for another user's file in a sticky folder (fs.protected_regular)
-        return os.open(path, os.O_RDWR)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # without O_CREAT, which Linux refuses for another user's file in a sticky folder (fs.protected_regular), and without
+        # following a link that someone put there, or we'd empty the file behind it
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with contextlib.suppress(PermissionError):
         os.fchmod(descriptor, 0o666)
     return descriptor

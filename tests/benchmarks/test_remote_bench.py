@@ -16,6 +16,7 @@ import pytest
 from loopback import Proxy, start_loopback
 
 from shallowvit_bench.config import BenchConfig
+from shallowvit_bench.device_store import open_lock
 from shallowvit_bench.errors import BenchError
 from shallowvit_bench.remote.bench import Order, remote_bench, tidy_device
 from shallowvit_bench.remote.connection import Timeouts
@@ -163,6 +164,13 @@ def test_remote_bench_gives_up_on_a_device_that_does_not_come_back(server, devic
     again = measure(device, bundle, LONG)
     assert (again.failure, [row["batch"] for row in again.rows]) == (None, [1, 2, 3, 4])
     assert again.picked_up
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
+    (tmp_path / "kept").write_text("something of the user's")
+    (tmp_path / "lock").symlink_to(tmp_path / "kept")
+    with pytest.raises(OSError, match="lock"):
+        open_lock(tmp_path / "lock")
 
 
 # --- the process dies, the disk fills, somebody else measures
