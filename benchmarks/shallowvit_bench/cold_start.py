@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ColdStart", "measure_cold_start"]
 
 _INFERENCES = 3
+_MARK = "cold start: "
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,22 @@ def measure_cold_start(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     command = [sys.executable, "-c", "from shallowvit_bench.cold_start import _serve; _serve()"]
     done = subprocess.run(command, input=job, capture_output=True, env=environment, check=False)
-    if done.returncode:
+    answer = _answer(done.stdout.decode(errors="replace"))
+    if answer is None:  # with one, it did what it should, whatever a runtime's end made of its exit code
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise BenchError(f"measure_cold_start: the process that loaded the model died: {last[0]}")
-    answer = json.loads(done.stdout.decode().splitlines()[-1])
     if "error" in answer:
         raise BenchError(answer["error"])
     return ColdStart(**answer)
+
+
+def _answer(printed: str) -> dict[str, Any] | None:
+    """The last line that is an answer, among all that runtimes print."""
+    for line in reversed(printed.splitlines()):
+        if line.startswith(_MARK):
+            found: dict[str, Any] = json.loads(line.removeprefix(_MARK))
+            return found
+    return None
 
 
 def _serve() -> None:
@@ -77,10 +87,16 @@ def _serve() -> None:
         for _ in range(_INFERENCES - 1):
             runner.infer(batch)
     except failures as err:
-        sys.stdout.write(json.dumps({"error": str(err)}) + "\n")
+        _tell({"error": str(err)})
         return
     result = ColdStart((loaded - start) * 1e3, (first - loaded) * 1e3, _peak_mib(Path("/proc/self/status")))
-    sys.stdout.write("\n" + json.dumps(asdict(result)) + "\n")
+    _tell(asdict(result))
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    """Print the answer on a line of its own, now: a runtime may crash while the process ends."""
+    sys.stdout.write(f"\n{_MARK}{json.dumps(answer)}\n")
+    sys.stdout.flush()
 
 
 def _peak_mib(status: Path) -> float | None:

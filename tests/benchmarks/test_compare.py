@@ -140,6 +140,18 @@ def test_measure_cold_start_passes_on_why_loading_failed(tmp_path):
         measure_cold_start(partial(open_onnxruntime, tmp_path / "gone.onnx", RunnerOptions()), np.zeros(1))
 
 
+def test_measure_cold_start_reads_its_answer_among_what_a_runtime_prints():
+    noise = "import sys; print('half', end=''); from shallowvit_bench.errors import BenchError; raise BenchError('no')"
+    with pytest.raises(BenchError, match=r"^no$"):
+        measure_cold_start(partial(exec, noise), np.zeros(1))
+
+
+def test_measure_cold_start_counts_what_was_measured_before_a_crash_at_the_end():
+    crash = "__import__('atexit').register(__import__('os')._exit, 7)"
+    opener = partial(eval, f"{crash} and __import__('types').SimpleNamespace(infer=len)")
+    assert measure_cold_start(opener, np.zeros(1)).load_ms > 0
+
+
 def test_peak_mib_reads_the_high_water_mark(tmp_path):
     (tmp_path / "status").write_text("Name:\tx\nVmPeak:\t  9 kB\nVmHWM:\t  20480 kB\n")
     assert _peak_mib(tmp_path / "status") == 20
