@@ -124,7 +124,8 @@ def compare_with_baseline(
             warnings = _warnings(row, matching)
             found.append(_compare_latency(row, matching, max_regression, figure, warnings))
             found += _compare_energy(row, matching, max_regression)
-            found += _compare_accuracy(row, matching[-1], max_accuracy_drop)
+            with_accuracy = [other for other in matching if other.get("metrics")]
+            found += _compare_accuracy(row, (with_accuracy or matching)[-1], max_accuracy_drop)
     return tuple(found)
 
 

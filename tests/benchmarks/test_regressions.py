@@ -173,6 +173,12 @@ def test_compare_with_baseline_fails_where_accuracy_is_no_longer_measured():
     assert found.sentence == "top1 was not measured here, the baseline's is on demo; measure with the same --data"
 
 
+def test_compare_with_baseline_takes_the_accuracy_of_the_last_row_that_has_one():
+    ours = _row(10, 1) | _accuracy(0.5, 0.48, 0.52)
+    found = compare_with_baseline([ours], [_row(10, 2) | _accuracy(0.8, 0.78, 0.82), _row(10, 3)], 0.05)
+    assert [(one.figure, one.verdict) for one in found[1:]] == [("top1", Verdict.REGRESSED)]
+
+
 def test_compare_with_baseline_of_accuracy_on_other_data_fails():
     ours = _row(10, 1) | _accuracy(0.8, 0.7, 0.9) | {"data": "other"}
     _, found = compare_with_baseline([ours], [_row(10, 2) | _accuracy(0.8, 0.7, 0.9)], 0.05)
