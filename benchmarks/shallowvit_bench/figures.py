@@ -49,6 +49,10 @@ def _text(key: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: str(row[key]) if row.get(key) is not None else ""
 
 
+def _short_ms(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: "" if row.get(key) is None else f"{row[key]:.3f}" if row[key] < 100 else f"{row[key]:,.1f}"
+
+
 def _latency(key: str) -> Callable[[Mapping[str, Any]], str]:
     """A latency with its interval where there is one."""
 
@@ -142,6 +146,14 @@ def _slowed(row: Mapping[str, Any]) -> str:
     return f"got {abs(row['drift']):.0%} {change} during the run, so the figures are of neither state; measure again when idle"
 
 
+def _few(row: Mapping[str, Any]) -> str:
+    """A ratio of medians that too few runs stand behind."""
+    if row.get("speedup") is None or row.get("p50_ms") is not None:
+        return ""
+    runs = row.get("runs") or "too few"
+    return f"the speed-up is of {runs} runs, a median needs {runs_needed(0.5)}, so don't quote it; raise --max-seconds"
+
+
 METRICS = {
     "top1": Figure("top-1 (95 %)", _metric("top1")),
     "top5": Figure("top-5 (95 %)", _metric("top5")),
@@ -191,11 +203,11 @@ FIGURES = (
 # what a line of a sweep has room for; units stand in the titles
 SWEEP = (
     Figure("status", lambda row: "" if row["status"] == "ok" else str(row["status"])),
-    Figure("p50 ms", _number("p50_ms", "{:.3f}")),
-    Figure("p99 ms", _number("p99_ms", "{:.3f}")),
+    Figure("p50 ms", _short_ms("p50_ms")),
+    Figure("p99 ms", _short_ms("p99_ms")),
     Figure("items/s", _number("items_per_s", "{:,.1f}")),
     Figure("mJ an item", _number("energy_item_mj", "{:.3g}")),
-    *(Figure(figure.title.partition(" (")[0], _plain_metric(name)) for name, figure in METRICS.items()),
+    *(Figure(METRICS[name].title.partition(" (")[0], _plain_metric(name)) for name in ("top1", "map", "auc")),
     Figure("speed-up", _number("speedup", "{:.2f}x")),
 )
 
@@ -203,6 +215,7 @@ SWEEP = (
 CAVEATS: tuple[Callable[[Mapping[str, Any]], str], ...] = (
     lambda row: f"{row['status']}: {row['reason']}" if row.get("reason") else "",
     _slowed,
+    _few,
     lambda row: row.get("power_reason") or "",
     lambda row: " ".join(row.get("remarks") or ()),
 )

@@ -98,12 +98,13 @@ def _print_figures(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_lines(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """A line a measurement."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     figures = [figure for figure in SWEEP if any(figure.text(row) for row in rows)]
-    table = Table()
-    table.add_column("", overflow="fold", min_width=16)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)  # 80 columns hold it, frames don't
+    table.add_column("", overflow="fold", min_width=8)
     table.add_column("batch", justify="right")
     for figure in figures:
         table.add_column(figure.title, justify="right")
