@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -124,6 +125,16 @@ def test_remote_bench_of_a_device_whose_files_can_not_be_read_keeps_the_rows_of_
     first, second = remote_bench([broken, whole], [bundle], QUICK, timeouts=HASTY)
     assert first.failure.startswith("broken: ")
     assert (second.failure, len(second.rows)) == (None, 1)
+
+
+@pytest.mark.parametrize("content", ["nonsense\n", "{}\n", "[1]\n", '{"id": "a", "conditions": {}, "predictions": 3}\n'])
+def test_remote_bench_of_a_device_whose_rows_are_damaged_says_so(device, bundle, cache, content):
+    run = cache / "runs" / Order(pack([bundle], None), QUICK).id
+    run.mkdir(parents=True)
+    (run / "rows.jsonl").write_text(content)
+    result = measure(device, bundle)
+    assert re.search(r"^loop: .*rows.jsonl is damaged .*; look at it there, or remove what is there", result.failure)
+    assert (run / "rows.jsonl").read_text() == content
 
 
 def test_remote_bench_rejects_a_device_given_twice(device, bundle):

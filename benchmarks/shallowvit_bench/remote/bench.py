@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..device_store import PREDICTIONS, ROWS
 from ..errors import BenchError
 from ..job import Job, json_from_job
+from ..measurement import measurement_from_row
 from .connection import (
     DroppedError,
     Timeouts,
@@ -335,9 +336,19 @@ async def _fetch(connection: asyncssh.SSHClientConnection, device: Device, run: 
             return
         assert isinstance(content, bytes)
         whole = content[: content.rfind(b"\n") + 1]
-        rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
-        state.rows = tuple({row["id"]: row for row in rows}.values())  # one is written again when its accuracy is known
-        for name in {Path(row["predictions"]).name for row in state.rows if row.get("predictions")}:
+        try:
+            rows = [json.loads(line) for line in whole.splitlines() if line.strip()]
+            last = {row["id"]: row for row in rows}  # one is written again when its accuracy is known
+            names = {Path(row["predictions"]).name for row in rows if row.get("predictions")}
+            for row in rows:
+                measurement_from_row(row)
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            raise BenchError(
+                f"{device.name}: {run}/{ROWS} is damaged ({err!r}); look at it there, or remove what is there with: "
+                "shallowvit devices clean"
+            ) from err
+        state.rows = tuple(last.values())
+        for name in names:
             with suppress(ssh.SFTPNoSuchFile):  # then the row comes home without
                 async with sftp.open(f"{run}/{PREDICTIONS}/{name}", "rb") as file:
                     outputs = await file.read()
