@@ -97,6 +97,12 @@ def test_bench_exits_with_1_when_a_gate_fails(bundle, gate, code):
     assert (result.exit_code, verdict["failed"]) == (code, bool(code))
 
 
+def test_bench_marks_which_gates_failed(bundle):
+    result = run(bench, bundle, "--fail-if", "p50_ms > 0", "--fail-if", "p50_ms > 100000", *QUICK)
+    lines = result.stdout.splitlines()[-2:]
+    assert [line.partition(": p50_ms is ")[0] for line in lines] == ["failed: tiny, cpu, batch 1", "passed: tiny, cpu, batch 1"]
+
+
 def test_bench_reads_gates_before_it_measures(bundle, tmp_path):
     with pytest.raises(BenchError, match=r"did you mean p99_ms"):
         run(bench, bundle, "--fail-if", "p9_ms > 1")

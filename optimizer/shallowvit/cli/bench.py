@@ -186,7 +186,7 @@ def _told(verdicts: list[GateResult | Regression]) -> list[str]:
     """Each verdict, then what makes any of them doubtful, once."""
     warnings = dict.fromkeys(text for verdict in verdicts for text in getattr(verdict, "warnings", ()))
     return [
-        *(f"{verdict.row}: {verdict.sentence}" for verdict in verdicts),
+        *(f"{'failed' if verdict.failed else 'passed'}: {verdict.row}: {verdict.sentence}" for verdict in verdicts),
         *(f"beside the baseline: {text}" for text in warnings),
     ]
 
