@@ -233,7 +233,7 @@ def test_a_changed_host_key_is_refused(server, device, tmp_path):
     (tmp_path / "known").write_text(f"[127.0.0.1]:{server.port} {other}")
     said = refusal(replace(device, known_hosts=str(tmp_path / "known")))
     assert "the host key of 127.0.0.1 has changed" in said
-    assert f"ssh-keygen -R '[127.0.0.1]:{server.port}'" in said
+    assert f"ssh-keygen -R '[127.0.0.1]:{server.port}' -f {tmp_path / 'known'}" in said
 
 
 def test_a_configuration_that_trusts_anyone_is_refused(server, device, tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_a_key_that_is_not_let_in_is_named(server, device, tmp_path):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "stranger"], check=True)
     said = refusal(replace(device, key=str(tmp_path / "stranger")))
     assert f"lets in none of the key {tmp_path / 'stranger'}" in said
-    assert f"ssh-copy-id -p {server.port}" in said
+    assert f"ssh-copy-id -i {tmp_path / 'stranger'} -p {server.port}" in said
 
 
 def test_a_key_with_a_passphrase_is_sent_to_the_agent(device, tmp_path):

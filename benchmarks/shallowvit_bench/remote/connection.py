@@ -108,7 +108,7 @@ async def open_connection(device: Device, timeouts: Timeouts) -> asyncssh.SSHCli
         tried = f"the key {device.key} and those of the agent" if device.key else "your keys and those of the agent"
         raise BenchError(
             f"{where}{options.username}@{options.host} lets in none of {tried}; copy one there with: "
-            f"ssh-copy-id {_ssh_words(device)}. Or name another with: shallowvit devices add --key"
+            f"ssh-copy-id {f'-i {shlex.quote(device.key)} ' if device.key else ''}{_ssh_words(device)}. Or name another with: shallowvit devices add --key"
         ) from err
     except TimeoutError as err:
         raise UnreachableError(
@@ -195,8 +195,9 @@ async def _host_key_sentence(ssh: Any, device: Device, options: Any, known: Any)
         return (
             f"the host key of {host} has changed{print_}: another machine may answer there. If you know why, remove the old "
             f"one with: ssh-keygen -R {shlex.quote(entry)}"
+            + (f" -f {shlex.quote(device.known_hosts)}" if device.known_hosts else "")
         )
-    option = f" -o UserKnownHostsFile={device.known_hosts}" if device.known_hosts else ""
+    option = f" -o UserKnownHostsFile={shlex.quote(device.known_hosts)}" if device.known_hosts else ""
     return (
         f"the host key of {host} is not known{print_}; compare it with the device's own, then accept it with: "
         f"ssh{option} {_ssh_words(device)}"
