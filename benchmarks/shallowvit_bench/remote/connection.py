@@ -105,10 +105,11 @@ async def open_connection(device: Device, timeouts: Timeouts) -> asyncssh.SSHCli
     except ssh.HostKeyNotVerifiable as err:
         raise BenchError(where + await _host_key_sentence(ssh, device, options, known)) from err
     except ssh.PermissionDenied as err:
+        option = f"-i {shlex.quote(device.key)} " if device.key else ""
         tried = f"the key {device.key} and those of the agent" if device.key else "your keys and those of the agent"
         raise BenchError(
             f"{where}{options.username}@{options.host} lets in none of {tried}; copy one there with: "
-            f"ssh-copy-id {f'-i {shlex.quote(device.key)} ' if device.key else ''}{_ssh_words(device)}. Or name another with: shallowvit devices add --key"
+            f"ssh-copy-id {option}{_ssh_words(device)}. Or name another with: shallowvit devices add --key"
         ) from err
     except TimeoutError as err:
         raise UnreachableError(
