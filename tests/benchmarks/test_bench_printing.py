@@ -1,7 +1,30 @@
+import io
+import sys
+import threading
+
 from made_up_rows import made_up_row, made_up_sweep
 
-from shallowvit.cli.bench_printing import caveats, print_measurements
+from shallowvit.cli.bench_printing import caveats, print_measurements, progress_lines
 from shallowvit_bench.measurement import row_from_measurement
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_lines_show_stages_and_start_no_thread_that_would_draw_within_timed_runs(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    before = threading.active_count()
+    with progress_lines(silent=False) as progress:
+        progress("half: loading")
+        progress("8 of at most 1000 runs a side")
+        progress("16 of at most 1000 runs a side")
+        progress("[/half] measuring")
+        assert threading.active_count() == before
+    shown = sys.stderr.getvalue()
+    assert all(text in shown for text in ("half: loading", "8 of at most 1000 runs", "[/half] measuring"))
+    assert "16 of at most" not in shown  # it came at once after the other
 
 
 def test_print_measurements_of_many_cuts_no_figure_in_80_columns(monkeypatch, capsys):
