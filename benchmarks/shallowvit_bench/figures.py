@@ -211,6 +211,21 @@ SWEEP = (
     Figure("speed-up", _number("speedup", "{:.2f}x")),
 )
 
+
+def _passed_over(row: Mapping[str, Any]) -> str:
+    """What ``--provider auto`` measured and didn't take, though it has the better median."""
+    faster = [
+        f"{trial['provider']} was {trial['ratio']:.2f}x as fast as cpu, but {trial['reason']}"
+        for trial in row.get("provider_trials") or ()
+        if trial["status"] == "slower" and (trial.get("ratio") or 0) > _ratio_taken(row)
+    ]
+    return f"auto took {row['provider']}: {'; '.join(faster)}, and 90 % are needed" if faster else ""
+
+
+def _ratio_taken(row: Mapping[str, Any]) -> float:
+    return next((trial.get("ratio") or 1.0 for trial in row["provider_trials"] if trial["status"] == "chosen"), 1.0)
+
+
 # what must be said with a row's figures, each a sentence or ""
 CAVEATS: tuple[Callable[[Mapping[str, Any]], str], ...] = (
     lambda row: f"{row['status']}: {row['reason']}" if row.get("reason") else "",
@@ -218,4 +233,5 @@ CAVEATS: tuple[Callable[[Mapping[str, Any]], str], ...] = (
     _few,
     lambda row: row.get("power_reason") or "",
     lambda row: " ".join(row.get("remarks") or ()),
+    _passed_over,
 )

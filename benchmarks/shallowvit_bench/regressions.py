@@ -297,6 +297,8 @@ def _sentence(name: str, change: _Change, allowed: float, verdict: Verdict, *, p
         Verdict.REGRESSED: f"more than the {limit} allowed",
         Verdict.UNKNOWN: "",
     }[verdict]
+    if verdict is Verdict.KEPT and change.high is not None and change.high > allowed:
+        meaning += f", but up to {100 * change.high:.1f}{unit} {worse} can't be ruled out; measure longer or when idle"
     if verdict is Verdict.REGRESSED and change.low is None:
         meaning += " (no interval is known, so noise can't be told apart)"
     return f"{name} is {much}{between}, {meaning}"

@@ -159,3 +159,9 @@ def test_bench_refuses_a_scenario_before_it_measures(bundle, tmp_path):
     with pytest.raises(BenchError, match=r"choose one of SingleStream, MultiStream, Offline"):
         run(bench, bundle, "--scenario", "Server", *QUICK)
     assert not (tmp_path / "tiny.bench.jsonl").exists()
+
+
+@pytest.mark.parametrize("options", [["--wait"], ["--max-regression", "9%"], ["--max-accuracy-drop", "2%"]])
+def test_bench_refuses_options_that_would_be_ignored(bundle, options):
+    with pytest.raises(BenchError, match=r"leave (it|them) out"):
+        run(bench, bundle, *options, *QUICK)

@@ -40,3 +40,16 @@ def test_caveats_warn_of_a_speedup_of_few_runs():
     few, enough = (row_from_measurement(made_up_row("half", runs=runs, speedup=145.0)) for runs in (2, 40))
     assert "the speed-up is of 2 runs, a median needs 11, so don't quote it; raise --max-seconds" in caveats([few])
     assert not any("speed-up" in text for text in caveats([enough]))
+
+
+def test_caveats_tell_what_auto_passed_over():
+    trials = (
+        {"provider": "cpu", "status": "chosen", "ratio": 1.0, "reason": ""},
+        {"provider": "openvino", "status": "slower", "ratio": 1.54, "reason": "faster than cpu in 87% of the rounds"},
+        {"provider": "openvino-bf16", "status": "slower", "ratio": 0.5, "reason": "faster than cpu in 0% of the rounds"},
+    )
+    row = row_from_measurement(made_up_row("half", provider="cpu", provider_trials=trials))
+    (text,) = [text for text in caveats([row]) if "auto took" in text]
+    assert text == (
+        "auto took cpu: openvino was 1.54x as fast as cpu, but faster than cpu in 87% of the rounds, and 90 % are needed"
+    )

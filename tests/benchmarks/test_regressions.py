@@ -212,6 +212,14 @@ def test_compare_with_baseline_gives_records_that_become_json():
     assert (record["verdict"], record["failed"]) == ("regressed", True)
 
 
+def test_compare_with_baseline_says_what_a_better_figure_cannot_rule_out():
+    baseline = [_row(10, 1), _row(30, 2), _row(11, 3)]
+    (found,) = compare_with_baseline([_row(12, 4)], baseline, 0.05)
+    assert found.change < 0 < 0.05 < found.high
+    assert "no regression, but up to" in found.sentence
+    assert "can't be ruled out" in found.sentence
+
+
 def _row(median_ms, seed, runs=300, **changes):
     """A row with 3 % of noise."""
     samples = median_ms * np.exp(0.03 * np.random.default_rng(seed).normal(size=runs))

@@ -4,6 +4,7 @@ from importlib.resources import files
 import pytest
 from made_up_rows import made_up_row, made_up_sides, made_up_sweep, rows_of
 
+from shallowvit_bench.measurement import row_from_measurement
 from shallowvit_bench.report.charts import (
     Point,
     Series,
@@ -152,6 +153,21 @@ def test_entries_name_only_what_differs(tmp_path):
 def test_entries_of_many_sides_are_told_apart(tmp_path):
     entries = entries_from_rows(rows_of(made_up_sides(24), tmp_path / "r"))
     assert len({(entry.mark.colour % 6, entry.mark.shape % 4) for entry in entries}) == 24
+
+
+def test_newest_without_accuracy_gets_that_of_the_same_graph_and_says_so():
+    first, last, other = (
+        row_from_measurement(made_up_row("half", top1=0.8)),
+        row_from_measurement(made_up_row("half", ms=9.0, top1=None)),
+        row_from_measurement(made_up_row("half", top1=None, sha="cd" * 32)),
+    )
+    half, changed = newest([first, last, other])
+    assert half["samples_ms"] == last["samples_ms"]
+    assert half["metrics"] == first["metrics"]
+    assert half["remarks"] == [f"its accuracy was measured in an earlier run, {first['conditions']['time_utc']}"]
+    assert not changed["metrics"]
+    (again,) = newest([first, last, last])
+    assert again["remarks"] == half["remarks"]
 
 
 def test_newest_keeps_devices_and_power_modes_apart(tmp_path):

@@ -212,7 +212,7 @@ def test_export_interrupted_half_way_leaves_no_partial_bundle(video_folder, tmp_
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=100)
     assert running.returncode == 130
-    assert err.endswith("shallowvit: interrupted; nothing was left half-written\n")
+    assert err.endswith("shallowvit: interrupted; what was finished is kept, and nothing is half-written\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -80,11 +80,24 @@ def device_of(row: Mapping[str, Any]) -> str:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """Return the last row of each side under the same circumstances, in the order they first came."""
+    """Return the last row of each side under the same circumstances, in the order they first came.
+
+    Where that one has no accuracy, it gets that of the last one before with the same graph in the same runtime, and says so.
+    """
     last: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        last[(*_configuration(row), row["batch"])] = row
+        key = (*_configuration(row), row["batch"])
+        last[key] = _with_accuracy_of(row, last[key]) if key in last else row
     return list(last.values())
+
+
+def _with_accuracy_of(row: Row, before: Row) -> Row:
+    if row.get("metrics") or not before.get("metrics") or row["status"] == "failed":
+        return row
+    remark = before.get("accuracy_remark") or f"its accuracy was measured in an earlier run, {before['conditions']['time_utc']}"
+    taken = {name: before.get(name) for name in ("metrics", "data", "items", "unreadable", "predictions", "agreement")}
+    remarks = [*(row.get("remarks") or ()), remark]
+    return row | taken | {"remarks": remarks, "accuracy_remark": remark}
 
 
 def _configuration(row: Row) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _DEFAULTS = BenchConfig()
+_ALLOWED = ("5%", "1%")  # of regression, of accuracy
 
 
 def bench(
@@ -68,10 +69,10 @@ def bench(
         list[str] | None, typer.Option(help="Exit with 1 if it holds, as 'p99_ms > 10' or 'top1 < 0.80'. Repeatable.")
     ] = None,
     baseline: Annotated[Path | None, typer.Option(help="Rows of an earlier run to hold this one against.")] = None,
-    max_regression: Annotated[str, typer.Option(help="How much worse than the baseline is allowed.")] = "5%",
+    max_regression: Annotated[str, typer.Option(help="How much worse than the baseline is allowed.")] = _ALLOWED[0],
     max_accuracy_drop: Annotated[
         str, typer.Option(help="How far an accuracy may fall below the baseline's; 1% is a point.")
-    ] = "1%",
+    ] = _ALLOWED[1],
     lock_clocks: Annotated[
         bool, typer.Option("--lock-clocks", help="Tell which commands would lock clocks and power mode, and stop.")
     ] = False,
@@ -84,6 +85,7 @@ def bench(
     if lock_clocks:
         _tell_lock_commands(device or [])
         return
+    _check_given(wait=wait, device=device, baseline=baseline, allowed=(max_regression, max_accuracy_drop))
     judge = _Judge(fail_if or [], baseline, (max_regression, max_accuracy_drop))
     rows = _output(bundle, rows, ".bench.jsonl", "--rows")
     plot = _output(bundle, plot, ".bench.png", "--plot")
@@ -118,6 +120,16 @@ def bench(
             typer.echo(text)
     if failures or any(measured.status != "ok" for measured in measurements) or any(verdict.failed for verdict in verdicts):
         raise typer.Exit(1)
+
+
+def _check_given(*, wait: bool, device: list[str] | None, baseline: Path | None, allowed: tuple[str, str]) -> None:
+    """Refuse options that would be ignored."""
+    if wait and not device:
+        raise BenchError("bench: --wait is for others who measure on a device; name one with --device, or leave it out")
+    if baseline is None and allowed != _ALLOWED:
+        raise BenchError(
+            "bench: --max-regression and --max-accuracy-drop are of a --baseline; name its rows, or leave them out"
+        )
 
 
 def _measure(

@@ -51,7 +51,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
             raise
-        sys.stderr.write("shallowvit: interrupted; nothing was left half-written\n")
+        sys.stderr.write("shallowvit: interrupted; what was finished is kept, and nothing is half-written\n")
         sys.exit(_INTERRUPTED)
 
 
