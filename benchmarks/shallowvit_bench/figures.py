@@ -215,15 +215,15 @@ SWEEP = (
 def _passed_over(row: Mapping[str, Any]) -> str:
     """What ``--provider auto`` measured and didn't take, though it has the better median."""
     faster = [
-        f"{trial['provider']} was {trial['ratio']:.2f}x as fast as cpu, but {trial['reason']}"
+        f"{trial['provider']} was {trial['ratio']:.2f}x as fast as cpu, but {trial.get('reason')}"
         for trial in row.get("provider_trials") or ()
-        if trial["status"] == "slower" and (trial.get("ratio") or 0) > _ratio_taken(row)
+        if trial.get("status") == "slower" and (trial.get("ratio") or 0) > _ratio_taken(row)
     ]
     return f"auto took {row['provider']}: {'; '.join(faster)}, and 90 % are needed" if faster else ""
 
 
 def _ratio_taken(row: Mapping[str, Any]) -> float:
-    return next((trial.get("ratio") or 1.0 for trial in row["provider_trials"] if trial["status"] == "chosen"), 1.0)
+    return next((trial.get("ratio") or 1.0 for trial in row["provider_trials"] if trial.get("status") == "chosen"), 1.0)
 
 
 # what must be said with a row's figures, each a sentence or ""
