@@ -242,8 +242,8 @@ def _latency_figures(timed: Timed, batch: int, overhead_ms: float) -> dict[str, 
         "device_p50_ms": statistics.median(timed.device_ms) if timed.device_ms else None,
         "items_per_s": batch * 1e3 / latency.mean_ms,
         "jitter_ms": jitter_ms(timed.samples_ms, timed.round_runs),
-        "drift": drift.share if drift else None,
-        "drifted": drift.drifted if drift else None,
+        "drift": drift.share,
+        "drifted": drift.drifted,
         "overhead": overhead_ms / median,
     }
 
@@ -330,7 +330,9 @@ def _with_accuracy(
     result = dict(found)
     for name, measured in timed.items():
         more = figures[side_of(name)]
-        result[name] = replace(measured, **more | {"remarks": (*measured.remarks, *more.get("remarks", ()))})
+        result[name] = replace(
+            measured, **more | {"remarks": tuple(dict.fromkeys((*measured.remarks, *more.get("remarks", ()))))}
+        )
         opened[0].session.record(result[name])
     return result
 
