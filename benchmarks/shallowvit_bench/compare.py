@@ -110,6 +110,11 @@ class _Opened:
             self._runner = self._stack.enter_context(self.side.opener())
         return self._runner
 
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What a step with this side raises for reasons outside of this project's own code."""
+        return self.side.failures + (self._runner.errors if self._runner is not None else ())
+
     def say(self, text: str) -> None:
         self.session.progress(f"{self.side.name}: {text}")
 
@@ -151,7 +156,7 @@ class _Attempt:
         if self.reason is None:
             try:
                 step(self)
-            except self.side.failures as err:
+            except self.opened.failures as err:  # evaluated now: the step may have opened the runner
                 self.reason = str(err)
 
     def measurement(self, name: str) -> Measurement:
@@ -219,7 +224,7 @@ def _time(attempts: Sequence[_Attempt], watch: PowerWatch) -> None:
         try:
             taken = time_rounds(jobs, limits, session.progress)
             repeated = watch.repeat(jobs, session.progress)
-        except tuple({kind for attempt in running for kind in attempt.side.failures}) as err:
+        except tuple({kind for attempt in running for kind in attempt.opened.failures}) as err:
             # whose run it was isn't known, and a device that fails takes all sides with it
             for attempt in running:
                 attempt.reason = str(err)

@@ -18,7 +18,7 @@ from shallowvit_bench.errors import BenchError
 from shallowvit_bench.measurement import append_rows, read_rows, row_from_measurement
 from shallowvit_bench.plot import draw_latencies
 from shallowvit_bench.power.sampling import PowerMeter, PowerSource
-from shallowvit_bench.runners import RunnerFacts, RunnerOptions, open_onnxruntime
+from shallowvit_bench.runners import RunnerFacts, RunnerOptions, onnx_runtime, open_onnxruntime
 from shallowvit_bench.sides import side_from_bundle
 from shallowvit_bench.timing import WarmUp
 
@@ -258,6 +258,7 @@ def test_bench_makes_rows_of_sides_when_the_second_fails_in_its_own_way(tmp_path
 
     class Runner:
         facts = RunnerFacts("torch", "torch", "fp32")
+        errors = ()
 
         def bind(self, batch):
             return Failing()
@@ -276,3 +277,22 @@ def test_bench_tells_the_load_before_its_own(bundle):
     config = replace(QUICK, batches=(1, 2))
     found = bench([side_from_bundle(read_bundle(bundle), config)], config, session=Session(load_average=0.125))
     assert [measured.conditions.load_average for measured in found] == [0.125, 0.125]
+
+
+def test_bench_makes_a_row_of_a_runtime_that_fails_in_the_midst_of_timed_runs(bundle, monkeypatch):
+    states = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+    real = onnx_runtime._BoundSession.__call__
+    left = [40]  # past the warm-up of the first side
+
+    def fails_late(bound):
+        left[0] -= 1
+        if left[0] < 0:
+            raise states.Fail("the device was lost")
+        real(bound)
+
+    monkeypatch.setattr(onnx_runtime._BoundSession, "__call__", fails_late)
+    config = replace(QUICK, max_runs=1000)
+    seen = []
+    (found,) = bench([side_from_bundle(read_bundle(bundle), config)], config, session=Session(record=seen.append))
+    assert (found.status, found.reason) == ("failed", "the device was lost")
+    assert seen == [found]

@@ -88,7 +88,7 @@ class _OnnxRuntimeRunner:
     """A session with one provider; ``open_fixed`` makes one for a number of items, where that is faster."""
 
     def __init__(self, session: Any, where: str, provider: Provider, open_fixed: Callable[[int], Any] | None) -> None:
-        self.facts = provider.facts
+        self.facts, self.errors = provider.facts, _failures()
         self._session = session
         self._open_fixed = open_fixed
         self._where = where
@@ -220,13 +220,16 @@ def _elsewhere(name: str, mine: list[list[str]], others: Counter[str]) -> tuple[
     )
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    return tuple(getattr(states, name) for name in _FAILURES if hasattr(states, name))
+
+
 @contextmanager
 def _refusals(what: str) -> Iterator[None]:
     """Turn onnxruntime's own exceptions, which share no base but ``Exception``, into a ``BenchError``."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
-
-    kinds = [getattr(states, name) for name in _FAILURES if hasattr(states, name)]
     try:
         yield
-    except tuple(kinds) as err:
+    except _failures() as err:
         raise BenchError(f"{what}: {str(err).strip().splitlines()[0]}") from err

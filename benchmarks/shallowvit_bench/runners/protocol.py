@@ -84,9 +84,13 @@ class Bound(Protocol):
 
 
 class Runner(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    ``errors`` are what a bound run raises of its own when the runtime or the device fails in its midst.
+    """
 
     facts: RunnerFacts
+    errors: tuple[type[Exception], ...]
 
     def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
         """Put a batch where the runtime reads it, with place for the outputs, to be run any number of times."""
