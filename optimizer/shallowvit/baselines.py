@@ -99,7 +99,8 @@ class _TorchRunner:
     """A module in inference mode."""
 
     def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], facts: RunnerFacts) -> None:
-        self.facts, self.errors = facts, (RuntimeError,)
+        self.facts = facts
+        self.errors: tuple[type[Exception], ...] = (RuntimeError,)
         self._module: Callable[[torch.Tensor], torch.Tensor] | None = module
 
     def bind(self, batch: np.ndarray[Any, Any]) -> Bound:

@@ -125,7 +125,8 @@ class _EngineRunner:
     """A deserialised engine; each bound batch has an execution context of its own."""
 
     def __init__(self, trt: Any, cuda: Any, engine_path: Path, options: RunnerOptions, facts: RunnerFacts) -> None:
-        self.facts, self.errors = facts, (cuda.Error,)
+        self.facts = facts
+        self.errors: tuple[type[Exception], ...] = (cuda.Error,)
         self._cuda, self._options, self._where = cuda, options, str(engine_path)
         self._log = _logger(trt)
         content = engine_path.read_bytes()
