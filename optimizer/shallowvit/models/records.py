@@ -17,7 +17,11 @@ __all__ = ["Block", "BlockStack", "InputSpec", "LoadedModel", "Origin", "Preproc
 
 @dataclass(frozen=True)
 class Block:
-    """One removable block. ``index`` counts from 0 over all chosen stacks, ``position`` within its own stack."""
+    """One removable block.
+
+    ``index`` counts from 0 over all chosen stacks; ``position`` is its place in the module list, whose other children may be
+    fixed (a downsampling layer among blocks); ``stack`` is the name of its ``BlockStack``.
+    """
 
     index: int
     position: int
@@ -30,13 +34,20 @@ class Block:
 
 @dataclass(frozen=True)
 class BlockStack:
-    """A list of like, residual, shape-preserving blocks: where it stands and how large it is."""
+    """Like, residual, shape-preserving blocks of one module list: where they stand and how large they are.
+
+    ``path`` names the stack: the list's module path, with the places in brackets (``blocks[3-13]``) where the list holds other
+    children too. ``list_path`` is the list's own path, ``length`` the number of blocks. ``kind`` is ``module`` or, where the
+    children of the list are lists themselves that ``forward`` walks (``ModuleList([attn, ff])``), ``composite``.
+    """
 
     path: str
     class_name: str
     length: int
     parameters: int
     flops: int
+    list_path: str
+    kind: str = "module"
 
     def __str__(self) -> str:
         return f"{self.path}: {self.length} x {self.class_name}, {self.parameters:,} parameters"
@@ -93,13 +104,14 @@ class LoadedModel:
     stacks: tuple[BlockStack, ...]
     blocks: tuple[Block, ...]
     input_spec: InputSpec
-    example: dict[str, Any] = field(repr=False)
+    example: dict[str, Any] = field(repr=False)  # every input, not the main one alone
     sha256: str
     flops: int
     output_shapes: tuple[tuple[int, ...], ...]  # of one forward with ``example``
     labels: tuple[str, ...] | None = None
     folder: Path | None = None
     recipe: dict[str, Any] = field(default_factory=dict)  # how the family's own loader builds it (timm: name and arguments)
+    pairs: tuple[tuple[int, ...], ...] = ()  # numbers of blocks that go together: a shifted window with its unshifted one
 
     @property
     def parameters(self) -> int:
