@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ShallowvitError
+from .ladder import export_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,33 +33,24 @@ def trace(module: nn.Module, graph_input: GraphInput, output_name: str, config: 
     """Trace the module with a dynamic batch into an ONNX model in memory.
 
     Raises:
-        ShallowvitError: torch can't trace or translate it; the sentence holds the exporter's first line.
+        ShallowvitError: torch can't trace or translate it; the sentence names the model's line.
     """
     dtype = torch.uint8 if graph_input.dtype == "uint8" else torch.float32
     example = torch.zeros(2, *graph_input.shape, dtype=dtype)  # a batch of 1 would be taken for a constant
-    with _quiet(), torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                opset_version=config.opset,
-                input_names=[graph_input.name],
-                output_names=[output_name],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-                external_data=False,
-            )
-        except (torch.onnx.OnnxExporterError, RuntimeError) as err:
-            cause = err.__cause__ or err
-            first = str(cause).strip().partition("\n")[0]
-            raise ShallowvitError(f"export: torch can't export {graph_input.name} -> {output_name}: {first}") from err
-    assert program is not None
-    _fold_constants(program.model)
-    for node in program.model.graph.all_nodes():
+    with _quiet():
+        model, _steps = export_program(
+            module,
+            (example,),
+            ({0: torch.export.Dim("batch")},),
+            opset=config.opset,
+            input_names=[graph_input.name],
+            output_names=[output_name],
+        )
+    _fold_constants(model)
+    for node in model.graph.all_nodes():
         for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
             del node.metadata_props[key]
-    return program.model
+    return model
 
 
 def _fold_constants(model: onnx_ir.Model) -> None:

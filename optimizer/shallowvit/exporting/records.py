@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ShallowvitError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .quantize_records import QuantizationCheck, QuantizeConfig, QuantizedGraph
 
-__all__ = ["FLOATS", "OPSETS", "ExportConfig", "ExportedOnnx", "GraphInput", "GraphOutput", "Parity", "Precision"]
+__all__ = ["FLOATS", "OPSETS", "ExportConfig", "ExportStep", "ExportedOnnx", "GraphInput", "GraphOutput", "Parity", "Precision"]
 
 OPSETS = (23, 18)  # one Attention node a block; the MatMul/Softmax pattern, for TensorRT before 10.14
 
@@ -121,6 +121,15 @@ class GraphOutput:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ExportStep:
+    """One rung of the export ladder: what was tried, what came of it, and what it fixed in place or why it failed."""
+
+    name: str
+    outcome: Literal["used", "failed", "not needed"]
+    detail: str = ""
 
 
 @dataclass(frozen=True)
