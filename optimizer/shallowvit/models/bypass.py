@@ -1,47 +1,111 @@
 """Skip blocks of a model in memory for a while: they hand on what they are given.
 
-A newcomer's trap: the block stays in its place and of its class, since transformers finds the states to return by the class;
-only the ``forward`` of this one object is replaced, and put back at the end, also after an error.
+This is what removing a block has to equal. A newcomer's trap: the block stays in its place and of its class, since transformers
+finds the states to return by the class; only the ``forward`` of this one object is replaced, and put back at the end, also
+after an error.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import ShallowvitError
-from .outputs import tensors_in
+from .outputs import tensors_in, with_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from .records import LoadedModel
 
-__all__ = ["bypassing"]
+__all__ = ["Route", "bypassing", "find_route", "hand_on", "skipping"]
+
+_CLEARLY = 0.05  # of cosine similarity: an argument that isn't the first must be this much more like the answer
 
 
-@contextmanager
-def bypassing(model: LoadedModel, *blocks: int) -> Iterator[None]:
-    """Skip these blocks in every forward inside the ``with``; gradients pass through them.
+@dataclass(frozen=True)
+class Route:
+    """How a block hands on: for each tensor of its answer, the number of the argument it is taken from.
 
-    A block whose output is more than a tensor (a state and its attention, say) still computes, and only its first tensor, the
-    state, is replaced by the block's main input.
+    ``None`` stands for a tensor that no argument has the shape of (attention weights, say). ``structure`` is an answer whose
+    tensors are placeholders without numbers.
+    """
+
+    structure: Any
+    sources: tuple[int | None, ...]
+
+
+def find_route(arguments: Sequence[torch.Tensor], answer: Any, path: str) -> Route:
+    """Find which argument of a call each tensor of the answer continues, by identity, then by shape and likeness.
 
     Raises:
-        ShallowvitError: the model has no such block.
+        ShallowvitError: no argument has the shape of the first tensor of the answer, so that nothing can be handed on.
     """
-    with ExitStack() as stack:
-        for block in dict.fromkeys(blocks):
-            stack.enter_context(_skipped(model.block(block), model.blocks[block].path))
-        yield
+    leaves = tensors_in(answer)
+    sources: list[int | None] = []
+    for leaf in leaves:
+        same = next((n for n, one in enumerate(arguments) if one is leaf), None)
+        free = [
+            n for n, one in enumerate(arguments) if n not in sources and one.shape == leaf.shape and one.dtype == leaf.dtype
+        ]
+        sources.append(same if same is not None else _most_alike(arguments, free, leaf))
+    if not leaves or sources[0] is None:
+        raise ShallowvitError(
+            f"score: the block {path} turns {[tuple(one.shape) for one in arguments]} into "
+            f"{[tuple(one.shape) for one in leaves]}, so its input can't stand for its output; choose another"
+        )
+    empty = [torch.empty(0) for _ in leaves]
+    return Route(with_tensors(answer, empty), tuple(sources))
+
+
+def hand_on(route: Route, arguments: Sequence[torch.Tensor], computed: Sequence[torch.Tensor] | None = None) -> Any:
+    """Answer as the route says; what no argument stands for is taken from ``computed``, or is None without it."""
+    found = [
+        arguments[source] if source is not None else (computed[place] if computed is not None else None)
+        for place, source in enumerate(route.sources)
+    ]
+    return with_tensors(route.structure, found)
 
 
 @contextmanager
-def _skipped(block: torch.nn.Module, path: str) -> Iterator[None]:
+def bypassing(model: LoadedModel, *blocks: int) -> Iterator[dict[str, Route]]:
+    """Skip these blocks in every forward inside the ``with``; gradients pass through them.
+
+    Yields the routes of the blocks by module path, filled by the forwards. A tensor of a block's answer that none of its
+    arguments has the shape of (attention weights) is still computed.
+
+    Raises:
+        ShallowvitError: the model has no such block, or in a forward: a block isn't given what it would hand on.
+    """
+    paths = {model.blocks[block].path: model.modes_of(block) for block in blocks if model.block(block) is not None}
+    with skipping(model.module, paths) as routes:
+        yield routes
+
+
+@contextmanager
+def skipping(module: torch.nn.Module, paths: dict[str, dict[str, str]]) -> Iterator[dict[str, Route]]:
+    """Skip the modules at these paths; each with its modes, which are empty for a block that is a module of its own.
+
+    The parts of a composite block (``ModuleList([attn, ff])``) hand on their input (``pass``) or give zeros (``zero``).
+    """
+    routes: dict[str, Route] = {}
+    with ExitStack() as stack:
+        for path, modes in paths.items():
+            block = module.get_submodule(path)
+            for name, mode in modes.items():
+                stack.enter_context(_replaced(block.get_submodule(name), _zeros if mode == "zero" else _first))
+            if not modes:
+                stack.enter_context(_replaced(block, _passing(block.forward, path, routes)))
+        yield routes
+
+
+@contextmanager
+def _replaced(block: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     own = vars(block).get("forward")  # another tool's patch of this object, not the class's method
-    block.forward = _passing(block.forward, path)
+    block.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -51,35 +115,45 @@ def _skipped(block: torch.nn.Module, path: str) -> Iterator[None]:
             block.forward = own
 
 
-def _passing(forward: Callable[..., Any], path: str) -> Callable[..., Any]:
-    """Return a forward that hands on its first tensor, in the structure that the real one answers in."""
-    plain = False  # until one call has shown that the answer is a tensor alone
+def _first(x: Any, *_args: Any, **_kwargs: Any) -> Any:
+    return x
+
+
+def _zeros(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+    return torch.zeros_like(x)
+
+
+def _passing(forward: Callable[..., Any], path: str, routes: dict[str, Route]) -> Callable[..., Any]:
+    """Return a forward that hands on, in the structure that the real one answers in, which its first call shows."""
 
     def passing(*args: Any, **kwargs: Any) -> Any:
-        nonlocal plain
         given = tensors_in((args, kwargs))
+        route = routes.get(path)
+        if route is not None and None not in route.sources and max(map(_number, route.sources)) < len(given):
+            return hand_on(route, given)
         if not given:
             raise ShallowvitError(f"score: the block {path} is called without a tensor, so it can't be skipped; choose another")
-        if plain:
-            return given[0]
         # the block may change its input in place
-        state = given[0].clone()
+        kept = [tensor.clone() for tensor in given]
         answer = forward(*args, **kwargs)
-        plain = isinstance(answer, torch.Tensor)
-        return _with_first(answer, state)
+        route = find_route(given, answer, path)
+        routes[path] = route
+        return hand_on(route, kept, tensors_in(answer))
 
     return passing
 
 
-def _with_first(answer: Any, state: torch.Tensor) -> Any:
-    """Return the answer with its first tensor replaced."""
-    if isinstance(answer, torch.Tensor):
-        return state
-    if isinstance(answer, dict):
-        key = next(key for key, value in answer.items() if tensors_in(value))
-        changed = type(answer)(**answer)
-        changed[key] = _with_first(answer[key], state)
-        return changed
-    place = next(index for index, value in enumerate(answer) if tensors_in(value))
-    values = [_with_first(value, state) if index == place else value for index, value in enumerate(answer)]
-    return type(answer)(*values) if hasattr(answer, "_fields") else type(answer)(values)
+def _number(source: int | None) -> int:
+    return -1 if source is None else source
+
+
+def _most_alike(arguments: Sequence[torch.Tensor], numbers: Sequence[int], leaf: torch.Tensor) -> int | None:
+    """The first argument of the leaf's shape, unless another is clearly more like it: blocks called as ``blk(pos, x)``."""
+    if len(numbers) < 2 or not leaf.is_floating_point():
+        return numbers[0] if numbers else None
+    likeness = {
+        number: float(torch.nn.functional.cosine_similarity(arguments[number].flatten(), leaf.flatten(), dim=0))
+        for number in numbers
+    }
+    best = max(likeness, key=likeness.__getitem__)
+    return best if likeness[best] > likeness[numbers[0]] + _CLEARLY else numbers[0]

@@ -96,6 +96,7 @@ def loaded_from_module(raw: RawModel, spec: str, arch: str | None, blocks: Seque
         example=raw.example,
         sha256=hash_state(module),
         flops=search.flops,
+        pairs=search.pairs,
         output_shapes=search.output_shapes,
         labels=raw.labels,
         folder=raw.folder,

@@ -37,8 +37,9 @@ class BlockStack:
     """Like, residual, shape-preserving blocks of one module list: where they stand and how large they are.
 
     ``path`` names the stack: the list's module path, with the places in brackets (``blocks[3-13]``) where the list holds other
-    children too. ``list_path`` is the list's own path, ``length`` the number of blocks. ``kind`` is ``module`` or, where the
-    children of the list are lists themselves that ``forward`` walks (``ModuleList([attn, ff])``), ``composite``.
+    children too. ``list_path`` is the list's own path, ``length`` the number of blocks. Blocks that are lists of parts
+    themselves, which ``forward`` walks (``ModuleList([attn, ff])``), have ``modes``: what each part does when its block is
+    skipped, ``zero`` (its output is added to the state) or ``pass``.
     """
 
     path: str
@@ -47,7 +48,7 @@ class BlockStack:
     parameters: int
     flops: int
     list_path: str
-    kind: str = "module"
+    modes: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.path}: {self.length} x {self.class_name}, {self.parameters:,} parameters"
@@ -83,13 +84,16 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model came from, enough to load it again."""
+    """Where a model came from, enough to load it again; the last three are what ``load`` changed about it."""
 
     spec: str
     family: str  # transformers, timm, torchvision, module
     architecture: str
     arch: str | None = None
     blocks: tuple[str, ...] = ()
+    head: str | None = None
+    image_size: tuple[int, int] | None = None
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class LoadedModel:
     folder: Path | None = None
     recipe: dict[str, Any] = field(default_factory=dict)  # how the family's own loader builds it (timm: name and arguments)
     pairs: tuple[tuple[int, ...], ...] = ()  # numbers of blocks that go together: a shifted window with its unshifted one
+    notes: tuple[str, ...] = ()  # what to know before using it: a head that is random
 
     @property
     def parameters(self) -> int:
@@ -123,3 +128,7 @@ class LoadedModel:
         if not 0 <= index < len(self.blocks):
             raise ShallowvitError(f"load: no block {index} in {self.origin.spec}; it has blocks 0 to {len(self.blocks) - 1}")
         return self.module.get_submodule(self.blocks[index].path)
+
+    def modes_of(self, index: int) -> dict[str, str]:
+        """Return the modes of block ``index``'s parts; empty where the block is a module of its own."""
+        return dict(next(stack.modes for stack in self.stacks if stack.path == self.blocks[index].stack))
