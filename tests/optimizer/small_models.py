@@ -36,6 +36,19 @@ class Stacked(nn.Module):
         return self.head(x)
 
 
+class Adds(Stacked):
+    """Adds positions before each block, as point-cloud transformers do, so that a deleted block takes one addition along."""
+
+    def __init__(self, blocks, width=8):
+        super().__init__(blocks, width)
+        self.pos = nn.Parameter(torch.zeros(1, 1, width))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x + self.pos)
+        return self.head(x)
+
+
 def loaded(module, example=None, blocks=(), seed=None):
     """A ``LoadedModel`` of a module, without a source on disk."""
     example = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0)) if example is None else example

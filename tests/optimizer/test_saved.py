@@ -161,8 +161,42 @@ def test_save_pruned_twice_still_loads_with_arch(tmp_path):
     twice = _pruned(once, "1,2")
     saved = save_pruned(twice, tmp_path / "twice")
     assert load(tmp_path / "twice", arch=source).sha256 == twice.model.sha256
-    kept = json.loads((saved.path / "shallowvit.json").read_text())["removed"]
-    assert kept == {"blocks": {"length": 5, "kept": [0, 4]}}
+    removals = json.loads((saved.path / "shallowvit.json").read_text())["removals"]
+    assert [(one["path"], one["length"], one["gone"]) for one in removals] == [("blocks", 5, [1]), ("blocks", 4, [1, 2])]
+
+
+def test_load_lineage_of_the_first_schema_is_read(tmp_path):
+    source = _file_source(tmp_path)
+    pruned = _pruned(load(source), "1,3")
+    save_pruned(pruned, tmp_path / "pruned")
+    file = tmp_path / "pruned/shallowvit.json"
+    lineage = json.loads(file.read_text())
+    del lineage["removals"]
+    lineage |= {"schema_version": 1, "removed": {"blocks": {"length": 5, "kept": [0, 2, 4]}}}
+    file.write_text(json.dumps(lineage))
+    assert load(tmp_path / "pruned", arch=source).sha256 == pruned.model.sha256
+
+
+def test_save_pruned_placeholders_load_with_arch(tmp_path):
+    (tmp_path / "made.py").write_text(
+        "import torch\n"
+        "from tests.optimizer.small_models import Adds, Block, redraw\n"
+        "def build():\n"
+        "    return redraw(Adds(torch.nn.ModuleList(Block() for _ in range(5))), 0), torch.ones(1, 5, 8)\n"
+    )
+    source = f"{tmp_path / 'made.py'}:build"
+    pruned = _pruned(load(source), "1,3")
+    assert [one.way for one in pruned.removals] == ["placeholder"]
+    save_pruned(pruned, tmp_path / "pruned")
+    again = load(tmp_path / "pruned", arch=source)
+    assert again.sha256 == pruned.model.sha256
+    assert [block.path for block in again.blocks] == ["blocks.0", "blocks.2", "blocks.4"]
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        assert torch.equal(again.module(x), pruned.model.module(x))
+    twice = _pruned(again, "1")
+    save_pruned(twice, tmp_path / "twice")
+    assert load(tmp_path / "twice", arch=source).sha256 == twice.model.sha256
 
 
 def test_load_own_form_without_arch_raises(tmp_path):
@@ -184,7 +218,7 @@ def test_load_own_form_of_another_model_raises(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not JSON"), ('{"schema_version": 2}', "has schema 2, this version reads 1")]
+    ("text", "message"), [("{", "is not JSON"), ('{"schema_version": 3}', "has schema 3, this version reads 2")]
 )
 def test_load_damaged_lineage_raises(tmp_path, text, message):
     save_pruned(_pruned(load(_file_source(tmp_path)), "1"), tmp_path / "pruned")

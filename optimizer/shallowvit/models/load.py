@@ -19,8 +19,9 @@ import torch
 
 from ..errors import MissingDependencyError, ShallowvitError
 from .blocks import find_stacks
+from .changes import Changes, changed, changes_from_lineage
 from .raw import RawModel
-from .rebuild import LINEAGE_FILE, rebuild_pruned
+from .rebuild import LINEAGE_FILE, read_lineage, rebuild_pruned
 from .records import InputSpec, LoadedModel, Origin, Preprocessing
 from .weights import check_finite, hash_state, load_state, read_state_dict
 
@@ -36,7 +37,9 @@ _FORMS = (
 )
 
 
-def load(source: str | Path, *, arch: str | None = None, blocks: Sequence[str] = ()) -> LoadedModel:
+def load(
+    source: str | Path, *, arch: str | None = None, blocks: Sequence[str] = (), changes: Changes | None = None
+) -> LoadedModel:
     """Load a vision transformer and find its blocks.
 
     Args:
@@ -46,6 +49,7 @@ def load(source: str | Path, *, arch: str | None = None, blocks: Sequence[str] =
             ``(module, example)``, the example a tensor, a tuple or a dict with a batch of 1.
         arch: What to build for a state dict: ``hf:DIR``, ``timm:NAME``, ``torchvision:NAME`` or ``module:function``.
         blocks: Module paths of the lists to work on; the longest stack by default.
+        changes: Another head, image size or number of frames.
 
     Raises:
         ShallowvitError: the source can't be read or built, holds NaN or Inf, or has no removable blocks.
@@ -67,7 +71,7 @@ def load(source: str | Path, *, arch: str | None = None, blocks: Sequence[str] =
         raise ShallowvitError(f"load: --arch {arch} goes with a state-dict file or a pruned folder; {spec} is neither")
     else:
         raw = _build(spec, untrained=False)
-    return loaded_from_module(raw, spec, arch, blocks)
+    return loaded_from_module(raw, spec, arch, blocks, changes)
 
 
 def checkpoint_of(source: str | Path) -> Path | None:
@@ -81,12 +85,15 @@ def checkpoint_of(source: str | Path) -> Path | None:
     return path if path.suffix in (".safetensors", ".pt", ".pth") or path.name.endswith(".safetensors.index.json") else None
 
 
-def loaded_from_module(raw: RawModel, spec: str, arch: str | None, blocks: Sequence[str]) -> LoadedModel:
-    """Check a built model's weights, find its stacks and make the record."""
+def loaded_from_module(
+    raw: RawModel, spec: str, arch: str | None, blocks: Sequence[str], changes: Changes | None = None
+) -> LoadedModel:
+    """Check a built model's weights, make the changes, find its stacks and make the record."""
+    check_finite(raw.module.float().eval().requires_grad_(False), spec)
+    raw = changed(raw, changes or Changes())
     module = raw.module.float().eval().requires_grad_(False)
-    check_finite(module, spec)
     search = find_stacks(module, raw.example, blocks)
-    origin = Origin(spec, raw.family, type(module).__name__, arch, tuple(blocks))
+    origin = Origin(spec, raw.family, type(module).__name__, arch, tuple(blocks), **vars(_all_changes(raw, changes)))
     return LoadedModel(
         module=module,
         origin=origin,
@@ -101,7 +108,16 @@ def loaded_from_module(raw: RawModel, spec: str, arch: str | None, blocks: Seque
         labels=raw.labels,
         folder=raw.folder,
         recipe=raw.recipe,
+        notes=raw.notes,
     )
+
+
+def _all_changes(raw: RawModel, changes: Changes | None) -> Changes:
+    """These and, of a folder that needs its source to be built again, those it was pruned with."""
+    changes = changes or Changes()
+    if raw.folder is None or not (raw.folder / LINEAGE_FILE).is_file() or (raw.folder / "config.json").is_file():
+        return changes
+    return changes.over(changes_from_lineage(read_lineage(raw.folder)["source"]))
 
 
 def _build(spec: str, *, untrained: bool) -> RawModel:
@@ -123,8 +139,9 @@ def _load_folder(folder: Path, spec: str, arch: str | None) -> RawModel:
             raise ShallowvitError(
                 f"load: {folder} holds pruned weights of a model that isn't stock. Say how to build it with --arch"
             )
-        raw = _build(arch, untrained=True)
-        rebuild_pruned(raw.module, folder)
+        before = changes_from_lineage(read_lineage(folder)["source"])
+        raw = replace(changed(_build(arch, untrained=True), before), notes=())
+        rebuild_pruned(raw.module, raw.example, folder)
         return replace(raw, folder=folder)
     config = folder / "config.json"
     if not config.is_file():

@@ -6,40 +6,67 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ShallowvitError
-from .deletion import delete_blocks
+from .removals import Removal, apply_removal, gone_paths, learn_routes
 from .weights import load_state, read_state_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
 
-__all__ = ["LINEAGE_FILE", "LINEAGE_SCHEMA", "read_lineage", "rebuild_pruned"]
+__all__ = ["LINEAGE_FILE", "LINEAGE_SCHEMA", "read_lineage", "rebuild_pruned", "removals_of"]
 
 LINEAGE_FILE = "shallowvit.json"
-LINEAGE_SCHEMA = 1
+LINEAGE_SCHEMA = 2  # 1 knew deleted blocks only
 
 
-def rebuild_pruned(module: torch.nn.Module, folder: Path) -> None:
+def rebuild_pruned(module: torch.nn.Module, example: Mapping[str, Any], folder: Path) -> None:
     """Remove from an unpruned module, in place, what the folder's lineage names, and load the folder's weights.
+
+    Args:
+        module: The whole model.
+        example: The keyword arguments of one forward, which shows how blocks whose places stay hand their input on.
+        folder: What ``prune`` wrote.
 
     Raises:
         ShallowvitError: the lineage doesn't fit the module.
     """
-    for stack, kept in read_lineage(folder)["removed"].items():
+    for removal in removals_of(read_lineage(folder)):
         try:
-            length = len(list(module.get_submodule(stack).children()))
+            length = len(list(module.get_submodule(removal.path).children()))
         except AttributeError as err:
             raise ShallowvitError(
-                f"load: {folder} was pruned at {stack}, which {type(module).__name__} doesn't have. Check --arch"
+                f"load: {folder} was pruned at {removal.path}, which {type(module).__name__} doesn't have. Check --arch"
             ) from err
-        if length != kept["length"]:
+        if length != removal.length:
             raise ShallowvitError(
-                f"load: {folder} was pruned from {kept['length']} blocks at {stack}, {type(module).__name__} has {length}. "
-                "Check --arch"
+                f"load: {folder} was pruned from {removal.length} blocks at {removal.path}, {type(module).__name__} has "
+                f"{length}. Check --arch"
             )
-        delete_blocks(module, stack, kept["kept"])
+        routes = {}
+        if removal.way == "placeholder" and not removal.modes:
+            routes = learn_routes(module, example, gone_paths(module, removal))
+        apply_removal(module, removal, routes)
     load_state(module, read_state_dict(folder / "model.safetensors"), str(folder))
+
+
+def removals_of(lineage: Mapping[str, Any]) -> tuple[Removal, ...]:
+    """Return what a lineage says was removed, from the whole model on, in order."""
+    if "removals" in lineage:
+        return tuple(
+            Removal(
+                **(
+                    record
+                    | {"gone": tuple(record["gone"]), "modes": tuple((name, mode) for name, mode in record.get("modes", ()))}
+                )
+            )
+            for record in lineage["removals"]
+        )
+    return tuple(
+        Removal(path, one["length"], tuple(sorted(set(range(one["length"])) - set(one["kept"]))), "deleted")
+        for path, one in lineage["removed"].items()
+    )
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
@@ -48,7 +75,7 @@ def read_lineage(folder: Path) -> dict[str, Any]:
         lineage: dict[str, Any] = json.loads((folder / LINEAGE_FILE).read_text())
     except ValueError as err:
         raise ShallowvitError(f"load: {folder / LINEAGE_FILE} is not JSON ({err}). Prune the model again") from err
-    if lineage.get("schema_version") != LINEAGE_SCHEMA:
+    if lineage.get("schema_version") not in range(1, LINEAGE_SCHEMA + 1):
         raise ShallowvitError(
             f"load: {folder / LINEAGE_FILE} has schema {lineage.get('schema_version')}, this version reads {LINEAGE_SCHEMA}. "
             "Update shallowvit"

@@ -13,7 +13,7 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from ..files import folder_when_whole
 from ..models.outputs import tensors_in
-from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA, read_lineage
+from ..models.probes import random_like
+from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA, read_lineage, removals_of
 from ..models.weights import align_safetensors
 from .stock import STOCK_FAMILIES
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..models import LoadedModel
-    from .planning import PruningPlan
+    from ..models.removals import Removal
     from .surgery import PrunedModel
 
 __all__ = ["PrunedFolder", "save_pruned"]
@@ -77,7 +78,7 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
             "stock": stock,
             "source": asdict(model.origin),
             "plan": asdict(plan),
-            "removed": _removed_positions(plan) if stock else _since_unpruned(model, _removed_positions(plan)),
+            "removals": [asdict(one) for one in (pruned.removals if stock else (*_before(model), *pruned.removals))],
         }
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n")
     return PrunedFolder(out, stock, _reload_line(model, out, stock), len(plan.removed))
@@ -110,29 +111,11 @@ def _arch(model: LoadedModel) -> str:
     return f"{prefix}:{spec}" if prefix and model.folder is not None and spec == str(model.folder) else spec
 
 
-def _since_unpruned(model: LoadedModel, removed: dict[str, Any]) -> dict[str, Any]:
-    """Count the kept positions in the model that ``arch`` builds, if this one was itself such a pruned folder."""
+def _before(model: LoadedModel) -> tuple[Removal, ...]:
+    """What had gone from the model that ``arch`` builds, if this one was itself such a pruned folder."""
     if model.folder is None or not (model.folder / LINEAGE_FILE).is_file() or (model.folder / "config.json").is_file():
-        return removed
-    before = read_lineage(model.folder)["removed"]
-    return before | {
-        stack: {"length": before[stack]["length"], "kept": [before[stack]["kept"][place] for place in now["kept"]]}
-        if stack in before
-        else now
-        for stack, now in removed.items()
-    }
-
-
-def _removed_positions(plan: PruningPlan) -> dict[str, Any]:
-    """Per stack its unpruned length and the positions kept. Paths of a stack differ in their last name only."""
-    stacks: dict[str, list[int]] = {}
-    for index, path in enumerate(plan.paths):
-        stacks.setdefault(path.rpartition(".")[0], []).append(index)
-    return {
-        stack: {"length": len(indices), "kept": [place for place, index in enumerate(indices) if index in plan.kept]}
-        for stack, indices in stacks.items()
-        if any(index in plan.removed for index in indices)
-    }
+        return ()
+    return removals_of(read_lineage(model.folder))
 
 
 def _write_stock(model: LoadedModel, folder: Path) -> None:
@@ -153,7 +136,7 @@ def _reloads(model: LoadedModel, folder: Path) -> bool:
         import timm
 
         again = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    example = _random_like(model.example)
+    example = random_like(model.example)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a masked autoencoder draws its mask in forward
         before = tensors_in(_aligned(model.module)(**example))
@@ -168,13 +151,3 @@ def _aligned(module: torch.nn.Module) -> torch.nn.Module:
     a matrix with one vector then adds up in another order (a difference of one unit in the last place, seen on the demo).
     """
     return copy.deepcopy(module)
-
-
-def _random_like(example: dict[str, Any]) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(value.shape, generator=generator)
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-        else value
-        for name, value in example.items()
-    }

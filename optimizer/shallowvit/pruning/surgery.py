@@ -1,4 +1,4 @@
-"""Remove blocks from a copy of a model, and mend what the rest of the model knows about their number and order.
+"""Remove blocks from a copy of a model, checked, and describe what is left.
 
 A newcomer's trap: deleting a module is the smaller half. Configurations, per-block indices and lists with one entry a block go
 on describing the model as it was, and nothing fails until somebody reloads it.
@@ -10,39 +10,47 @@ import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..errors import ShallowvitError
-from ..models import Block, BlockStack
-from ..models.deletion import delete_blocks
-from ..models.outputs import shapes_in
+from ..models.removals import Removal
 from ..models.weights import hash_state
-from .stock import mend_recipe
+from ..models.windows import window_pairs
+from .removal import paths_after, remove_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..models import LoadedModel
+    from ..models import Block, BlockStack, LoadedModel
     from .planning import PruningPlan
 
-__all__ = ["PrunedModel", "prune"]
+__all__ = ["PrunedModel", "Removal", "prune"]
 
 
 @dataclass(frozen=True)
 class PrunedModel:
-    """A model without its plan's blocks. ``model`` describes what is left; its ``origin`` is still the unpruned source."""
+    """A model without its plan's blocks. ``model`` describes what is left; its ``origin`` is still the unpruned source.
+
+    ``removals`` say, list by list, whether blocks were deleted or their places kept, and why.
+    """
 
     model: LoadedModel
     plan: PruningPlan
+    removals: tuple[Removal, ...] = ()
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The module path of each kept block in the pruned model -> its number in the unpruned one."""
+        return {block.path: number for block, number in zip(self.model.blocks, self.plan.kept, strict=True)}
 
 
 def prune(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
     """Return a copy of the model without the plan's blocks; the model itself is untouched.
 
-    The copy's configuration (transformers) or building arguments (timm) are mended so that the stock library builds exactly it.
+    What is left is compared with the model whose blocks hand their input on, on random and real inputs. Where deleting gives
+    something else, a module without weights keeps the block's place. A deleted block's configuration (transformers) or building
+    arguments (timm) are mended so that the stock library builds exactly the copy.
 
     Raises:
-        ShallowvitError: the plan is of other weights, or the pruned model doesn't run or changes its output's shape.
+        ShallowvitError: the plan is of other weights, or no form of the pruned model equals the one that skips the blocks.
     """
     if plan.weights_sha256 != model.sha256:
         raise ShallowvitError(
@@ -50,47 +58,33 @@ def prune(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
         )
     if not plan.removed:
         return PrunedModel(model, plan)
-    module = copy.deepcopy(model.module)
-    recipe = copy.deepcopy(model.recipe)
-    for stack in dict.fromkeys(block.stack for block in model.blocks):
-        kept = [block.position for block in model.blocks if block.stack == stack and block.index in plan.kept]
-        length = sum(block.stack == stack for block in model.blocks)
-        if len(kept) < length:
-            delete_blocks(module, stack, kept)
-            recipe = mend_recipe(module, model.origin.family, recipe, stack, length, kept)
-    _check_runs(model, module)
-    blocks = _kept_blocks(model, plan)
-    stacks = tuple(_shrunk(stack, blocks) if any(b.stack == stack.path for b in blocks) else stack for stack in model.stacks)
+    removed = remove_blocks(model, plan.removed)
+    module = copy.deepcopy(removed.module)  # with weights of its own
+    blocks = _kept_blocks(model, plan, removed.removals)
     left = replace(
-        model, module=module, recipe=recipe, blocks=blocks, stacks=stacks, flops=plan.flops_after, sha256=hash_state(module)
+        model,
+        module=module,
+        recipe=copy.deepcopy(removed.recipe),
+        blocks=blocks,
+        stacks=_stacks_left(model, blocks, plan.removed),
+        flops=plan.flops_after,
+        pairs=window_pairs(module, blocks),
+        sha256=hash_state(module),
     )
-    return PrunedModel(left, plan)
+    return PrunedModel(left, plan, removed.removals)
 
 
-def _check_runs(model: LoadedModel, module: torch.nn.Module) -> None:
-    """One forward: it runs, and gives outputs of the same shapes."""
-    with torch.no_grad():
-        try:
-            after = shapes_in(module(**model.example))
-        except (RuntimeError, IndexError, ValueError, TypeError) as err:
-            raise ShallowvitError(
-                f"prune: {model.origin.architecture} doesn't run without these blocks: {err}. Its forward relies on their "
-                "places; remove others"
-            ) from err
-    if after != model.output_shapes:
-        raise ShallowvitError(
-            f"prune: without these blocks the outputs of {model.origin.architecture} have shapes {after}, before "
-            f"{model.output_shapes}; remove others"
-        )
+def _kept_blocks(model: LoadedModel, plan: PruningPlan, removals: Sequence[Removal]) -> tuple[Block, ...]:
+    return tuple(
+        replace(model.blocks[number], index=index, position=place, path=path)
+        for index, (number, place, path) in enumerate(paths_after(model, plan.removed, removals))
+    )
 
 
-def _kept_blocks(model: LoadedModel, plan: PruningPlan) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    for stack in dict.fromkeys(block.stack for block in model.blocks):
-        own = [block for block in model.blocks if block.stack == stack]
-        for position, block in enumerate(b for b in own if b.index in plan.kept):
-            blocks.append(replace(block, index=len(blocks), position=position, path=own[position].path))
-    return tuple(blocks)
+def _stacks_left(model: LoadedModel, blocks: tuple[Block, ...], removed: Sequence[int]) -> tuple[BlockStack, ...]:
+    """The stacks, those that lost blocks with their new sizes; a stack keeps its name, by which its blocks know it."""
+    changed = {model.blocks[number].stack for number in removed}
+    return tuple(_shrunk(stack, blocks) if stack.path in changed else stack for stack in model.stacks)
 
 
 def _shrunk(stack: BlockStack, blocks: Sequence[Block]) -> BlockStack:
