@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .engines import BuildConfig
     from .errors import ShallowvitError
     from .exporting import ExportConfig
-    from .models import LoadedModel, load
+    from .models import Changes, LoadedModel, load
     from .pruning import PlanConfig, PrunedModel, PruningPlan, plan, prune, save_pruned
     from .scoring import BlockScores, ScoreConfig, score
 
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "models",
+    "Changes": "models",
     "LoadedModel": "models",
     "score": "scoring",
     "BlockScores": "scoring",
@@ -45,6 +46,7 @@ __all__ = [
     "BlockScores",
     "BuildConfig",
     "Bundle",
+    "Changes",
     "ExportConfig",
     "LoadedModel",
     "PlanConfig",

@@ -208,9 +208,11 @@ def _source_module(bundle: BundleInfo, precision: str) -> torch.nn.Module:
     from .exporting import deployable
     from .exporting.records import Precision
     from .models import load
+    from .models.changes import changes_from_lineage
 
     source = bundle.manifest["source"]
-    model = load(source["spec"], arch=source["arch"], blocks=tuple(source["blocks"] or ()))
+    changes = changes_from_lineage(source)
+    model = load(source["spec"], arch=source["arch"], blocks=tuple(source["blocks"] or ()), changes=changes)
     if model.sha256 != source["weights_sha256"]:
         raise ShallowvitError(
             f"open_torch: {source['spec']} now has weights {model.sha256[:12]}..., the bundle {bundle.name} was made from "

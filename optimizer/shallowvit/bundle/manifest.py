@@ -29,7 +29,7 @@ class File(_Record):
 
 class Source(_Record):
     """The unpruned model: how it was named, what it is, the hash of its weights; ``parent`` is the lineage of a pruned
-    folder.
+    folder, the last three are what was changed about the model before its blocks were looked for.
     """
 
     spec: str
@@ -39,6 +39,9 @@ class Source(_Record):
     arch: str | None
     blocks: tuple[str, ...]
     parent: dict[str, Any] | None
+    head: str | None = None
+    image_size: tuple[int, int] | None = None
+    frames: int | None = None
 
 
 class Score(_Record):

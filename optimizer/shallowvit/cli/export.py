@@ -29,6 +29,9 @@ from .options import (
     Calibration,
     Criterion,
     Force,
+    Frames,
+    Head,
+    ImageSize,
     Json,
     Keep,
     MantissaBits,
@@ -137,6 +140,9 @@ def export(
     ] = None,
     arch: Arch = None,
     blocks: Blocks = None,
+    head: Head = None,
+    image_size: ImageSize = None,
+    frames: Frames = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -171,8 +177,9 @@ def export(
     from . import engine_printing, printing
     from .prune import check_scores_file, pruned_from_options
 
+    changes = printing.changes_from_options(head, image_size, frames)
     check_scores_file(scores, score_config)
-    model = printing.load_model(source, arch, blocks, quiet)
+    model = printing.load_model(source, arch, blocks, quiet, changes)
     with printing.progress("removing blocks", quiet):
         pruned = pruned_from_options(model, score_config, plan_config, scores)
     printing.print_warnings(pruned.plan.warnings)

@@ -16,6 +16,9 @@ __all__ = [
     "Calibration",
     "Criterion",
     "Force",
+    "Frames",
+    "Head",
+    "ImageSize",
     "Json",
     "Keep",
     "MantissaBits",
@@ -60,6 +63,15 @@ Blocks = Annotated[
     str | None,
     typer.Option(metavar="PATHS", help="Module paths of the lists of blocks, with commas; found by structure by default."),
 ]
+Head = Annotated[
+    str | None,
+    typer.Option(metavar="none|linear:N", help="Drop the output head (the output is what went into it), or draw a new one."),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(metavar="S|HxW", help="Rebuild for pictures of this size, its tables of positions interpolated once."),
+]
+Frames = Annotated[int | None, typer.Option(help="Rebuild a video model for this many frames, likewise.")]
 Criterion = Annotated[
     str,
     typer.Option(

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from ..bundle import Bundle
     from ..bundle.manifest import Quantization
-    from ..models import LoadedModel
+    from ..models import Changes, LoadedModel
     from ..pruning import PruningPlan
     from ..scoring import BlockScores, Comparison
 
 __all__ = [
+    "changes_from_options",
     "load_model",
     "print_bundle",
     "print_comparison",
@@ -53,12 +54,23 @@ def progress(what: str, quiet: bool) -> Iterator[None]:
         yield
 
 
-def load_model(source: str, arch: str | None, blocks: str | None, quiet: bool) -> LoadedModel:
-    """Load the source that a command was given, with a spinner."""
+def load_model(source: str, arch: str | None, blocks: str | None, quiet: bool, changes: Changes | None = None) -> LoadedModel:
+    """Load the source that a command was given, with a spinner; warn of what is to know about it."""
     from ..models import load
 
     with progress(f"loading {source}", quiet):
-        return load(source, arch=arch, blocks=split(blocks))
+        model = load(source, arch=arch, blocks=split(blocks), changes=changes)
+    print_warnings(model.notes)
+    return model
+
+
+def changes_from_options(head: str | None, image_size: str | None, frames: int | None) -> Changes | None:
+    """The changes that --head, --image-size and --frames ask for; None without any."""
+    if head is None and image_size is None and frames is None:
+        return None
+    from ..models.changes import Changes, parse_image_size
+
+    return Changes(head, parse_image_size(image_size) if image_size else None, frames)
 
 
 def split(blocks: str | None) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ from .options import (
     Calibration,
     Criterion,
     Force,
+    Frames,
+    Head,
+    ImageSize,
     Json,
     Keep,
     MantissaBits,
@@ -60,6 +63,9 @@ def prune(
     seed: Seed = ScoreConfig.seed,
     arch: Arch = None,
     blocks: Blocks = None,
+    head: Head = None,
+    image_size: ImageSize = None,
+    frames: Frames = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -79,7 +85,8 @@ def prune(
     from .. import pruning
     from . import printing
 
-    model = printing.load_model(source, arch, blocks, quiet)
+    changes = printing.changes_from_options(head, image_size, frames)
+    model = printing.load_model(source, arch, blocks, quiet, changes)
     with printing.progress("removing blocks", quiet):
         pruned = pruned_from_options(model, score_config, plan_config, scores)
     with printing.progress(f"saving {out}", quiet):

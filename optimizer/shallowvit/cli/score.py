@@ -15,6 +15,9 @@ from .options import (
     Calibration,
     Criterion,
     Force,
+    Frames,
+    Head,
+    ImageSize,
     Json,
     MantissaBits,
     MaxGaps,
@@ -65,6 +68,9 @@ def score(
     max_gaps: MaxGaps = PlanConfig.max_gaps,
     arch: Arch = None,
     blocks: Blocks = None,
+    head: Head = None,
+    image_size: ImageSize = None,
+    frames: Frames = None,
     plot: Annotated[Path | None, typer.Option(help="Write a bar chart of the scores, .svg or .png.")] = None,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON, for --scores of prune and export.")
@@ -98,10 +104,17 @@ def score(
     from ..scoring.subjects import open_subject
     from . import printing
 
+    changes = printing.changes_from_options(head, image_size, frames)
     criteria = parse_criteria(compare_with, criterion) if compare_with else (criterion, "depth")
     with printing.progress("scoring", quiet):
         subject = open_subject(
-            source, config, criteria, arch=arch, stacks=printing.split(blocks), fingerprint=json or save is not None
+            source,
+            config,
+            criteria,
+            arch=arch,
+            stacks=printing.split(blocks),
+            fingerprint=json or save is not None,
+            changes=changes,
         )
         compared = compare(subject.score_by, config, criteria, subject.met)
     scores = compared.scores[0]
@@ -114,7 +127,7 @@ def score(
         from ..scoring.plot import plot_scores
 
         plot_scores(scores, plot, removed=removed)
-    printing.print_warnings((*scores.warnings, *removal_warnings(removed)))
+    printing.print_warnings((*(subject.model.notes if subject.model else ()), *scores.warnings, *removal_warnings(removed)))
     if json:
         printing.print_json(printing.scores_record(source, subject.model, compared) | {"would_remove": list(removed)})
         return

@@ -26,3 +26,4 @@ class RawModel:
     labels: tuple[str, ...] | None = None
     folder: Path | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

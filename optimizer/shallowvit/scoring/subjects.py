@@ -19,7 +19,7 @@ from .records import Needs
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..models import LoadedModel
+    from ..models import Changes, LoadedModel
     from .criteria import ScoreConfig
     from .records import BlockScores
 
@@ -43,6 +43,7 @@ def open_subject(
     arch: str | None = None,
     stacks: Sequence[str] = (),
     fingerprint: bool = False,
+    changes: Changes | None = None,
 ) -> Subject:
     """Open a source for these criteria: its checkpoint alone where that is enough, else the model and the data.
 
@@ -51,10 +52,10 @@ def open_subject(
     Raises:
         ShallowvitError: the source, or the data that ``config`` names, can't be read.
     """
-    path = None if arch else checkpoint_of(source)
+    path = None if arch or changes else checkpoint_of(source)
     if path is not None and config.data is None and not any(_runs_model(name, config) for name in criteria):
         return Subject(None, partial(score_checkpoint, path, stacks=stacks, fingerprint=fingerprint), Needs.NOTHING)
-    model = load(source, arch=arch, blocks=stacks)
+    model = load(source, arch=arch, blocks=stacks, changes=changes)
     if config.data is None:
         return Subject(model, partial(score, model), Needs.NOTHING)
     from .calibration import read_calibration
