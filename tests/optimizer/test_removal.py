@@ -205,8 +205,8 @@ def test_prune_block_without_a_hook_is_deleted():
 
 
 class Sized(Block):
-    def forward(self, x, H, W):  # noqa: N803
-        assert H * W == x.shape[1]
+    def forward(self, x, H, W):
+        assert x.shape[1] == H * W
         return super().forward(x)
 
 
