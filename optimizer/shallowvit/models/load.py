@@ -20,10 +20,11 @@ import torch
 from ..errors import MissingDependencyError, ShallowvitError
 from .blocks import find_stacks
 from .changes import Changes, changed, changes_from_lineage
+from .checkpoints import load_checkpoint
 from .raw import RawModel
 from .rebuild import LINEAGE_FILE, read_lineage, rebuild_pruned
 from .records import InputSpec, LoadedModel, Origin, Preprocessing
-from .weights import check_finite, hash_state, load_state, read_state_dict
+from .weights import check_finite, hash_state, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,13 +59,13 @@ def load(
     path = Path(spec)
     if path.suffix in (".safetensors", ".pt", ".pth"):
         if arch is None:
-            read_state_dict(path)  # a broken file is the first thing to say
+            read_checkpoint(path)  # a broken file is the first thing to say
             raise ShallowvitError(
                 f"load: {spec} holds weights without a model. Say which with --arch hf:DIR, timm:NAME or module:function"
             )
-        state = read_state_dict(path)
+        checkpoint = read_checkpoint(path)
         raw = _build(arch, untrained=True)
-        load_state(raw.module, state, spec)
+        raw = replace(raw, notes=(*raw.notes, *load_checkpoint(raw.module, checkpoint, spec).notes))
     elif path.is_dir() and spec not in FAMILIES:  # a folder that happens to be called demo is ./demo
         raw = _load_folder(path, spec, arch)
     elif arch is not None:

@@ -11,23 +11,47 @@ import os
 import pickle
 import shutil
 import zipfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import ShallowvitError
+from .key_maps import WRAPPERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["align_safetensors", "check_finite", "check_safetensors", "hash_state", "load_state", "read_state_dict"]
+__all__ = [
+    "Checkpoint",
+    "align_safetensors",
+    "check_finite",
+    "check_safetensors",
+    "hash_state",
+    "load_state",
+    "read_checkpoint",
+    "read_state_dict",
+]
 
 _ALIGNMENT = 64  # bytes: what torch's allocator gives, and the widest vector a CPU loads at once
-_WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_ema")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's tensors by name, the keys they lay under, and further state dicts beside them that were not taken."""
+
+    state: dict[str, torch.Tensor]
+    taken: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def read_state_dict(path: Path, *, mapped: bool = False) -> dict[str, torch.Tensor]:
+    """Return the tensors of ``read_checkpoint`` alone."""
+    return read_checkpoint(path, mapped=mapped).state
+
+
+def read_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     """Read a ``.safetensors``, ``.pt`` or ``.pth`` file into tensors by name on the CPU, unwrapping ``{"model": {...}}``.
 
     Args:
@@ -45,9 +69,10 @@ def read_state_dict(path: Path, *, mapped: bool = False) -> dict[str, torch.Tens
         from safetensors.torch import load_file
 
         check_safetensors(path)
-        return load_file(path)
+        return Checkpoint(load_file(path))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(_harmless_types()):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as err:
         raise ShallowvitError(
             f"load: {path} holds Python objects or code beside tensors, which is never run here. Save it again as a state "
@@ -56,14 +81,27 @@ def read_state_dict(path: Path, *, mapped: bool = False) -> dict[str, torch.Tens
     except (RuntimeError, EOFError, KeyError, ValueError) as err:
         first = str(err).partition("\n")[0]
         raise ShallowvitError(f"load: {path} can't be read as PyTorch weights ({first}). Copy or download it again") from err
-    return _tensors(content, path)
+    return _unwrapped(content, path)
 
 
-def _tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
+def _harmless_types() -> list[Any]:
+    """What official checkpoints hold beside tensors: the training script's arguments and figures. None of them can run code."""
+    import argparse
+
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")]
+    return [argparse.Namespace, np.dtype, *kinds, *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core"))]
+
+
+def _unwrapped(content: Any, path: Path) -> Checkpoint:
+    taken: list[str] = []
+    others: tuple[str, ...] = ()
+    while isinstance(content, dict) and (wrapped := [name for name in WRAPPERS if isinstance(content.get(name), dict)]):
+        taken.append(wrapped[0])
+        others += tuple(name for name in wrapped[1:] if _holds_tensors(content[name]))
+        content = content[wrapped[0]]
     if not isinstance(content, dict):
         raise ShallowvitError(f"load: {path} holds a {type(content).__name__}, expected a dict of tensors by name")
     state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
@@ -71,7 +109,11 @@ def _tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
         raise ShallowvitError(f"load: {path} holds no tensors; its keys: {', '.join(map(str, list(content)[:8])) or 'none'}")
     if all(name.startswith("module.") for name in state):  # saved from DistributedDataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+    return Checkpoint(state, tuple(taken), others)
+
+
+def _holds_tensors(content: dict[Any, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in content.values())
 
 
 def check_safetensors(path: Path) -> None:

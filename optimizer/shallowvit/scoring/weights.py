@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..errors import ShallowvitError
+from ..models.checkpoints import unchunked
 from ..models.weights import check_safetensors, read_state_dict
 from .records import BlockWeights, Matrix
 
@@ -103,7 +104,9 @@ def open_checkpoint(path: str | Path, stacks: Sequence[str] = ()) -> tuple[Block
         ShallowvitError: a file is missing or damaged, or no blocks are found; reading a matrix raises it for NaN and Inf.
     """
     path = Path(path)
-    found = _stacks_by_name(_stored_tensors(path))
+    stored = _stored_tensors(path)
+    plain = unchunked(stored)
+    found = _stacks_by_name({plain[name]: tensor for name, tensor in stored.items()})
     if not stacks:
         usable = [stack for stack in found.values() if len(stack.blocks) > 1]
         if not usable:
