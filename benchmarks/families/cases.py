@@ -37,12 +37,16 @@ class Expected:
         blocks: How many blocks that stack has.
         way: ``deleted``, ``placeholder`` or ``refused``.
         reason: Words that the reason for a placeholder or a refusal holds.
+        export: Of the pruned model, or of the whole one where removal is refused: ``passes``, or words that the error holds.
+        engine: The same of the engine; a reason is what the parser or the builder can't take.
     """
 
     stack: str | None = None
     blocks: int | None = None
     way: str = "deleted"
     reason: str | None = None
+    export: str | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ class Case:
         name: Key of its rows, such as ``vit-timm``.
         family: The table's heading it stands under.
         source: ``timm:NAME?...``, ``torchvision:NAME?...``, ``hf:CLASS`` (a class of transformers, built from ``settings``), or
-            ``FILE.py:function``, a function without arguments that returns (module, example) and draws its own weights.
+            ``families.FILE:function``, a function without arguments that returns (module, example), its weights drawn.
         settings: Of ``hf:CLASS``: arguments of its configuration; a value with ``model_type`` becomes a configuration itself.
         blocks: Stacks to work on, as ``--blocks`` takes them.
-        remove: Blocks to remove, as ``--remove`` takes them; by default the middle one of the first stack, with what goes with it.
+        remove: Blocks to remove, as ``--remove`` takes them; by default the middle one of the longest stack, with its pair.
         note: What the case is there for, where the name doesn't say.
         expect: What a test holds it against.
     """
@@ -111,7 +115,7 @@ def _save_transformers(case: Case, name: str, folder: Path) -> None:
     module.save_pretrained(folder)
 
 
-def _configuration(value: Any) -> Any:  # noqa: ANN401
+def _configuration(value: Any) -> Any:
     """A backbone's settings become its configuration; sub-configurations that stay dicts are made by their owner."""
     if not (isinstance(value, dict) and "model_type" in value):
         return value
@@ -142,7 +146,7 @@ def _save_state(source: str, folder: Path) -> Path:
     return path
 
 
-def _literal(text: str) -> Any:  # noqa: ANN401
+def _literal(text: str) -> Any:
     import ast
 
     try:
