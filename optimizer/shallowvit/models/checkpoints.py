@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .weights import Checkpoint
 
-__all__ = ["CheckpointFit", "load_checkpoint", "unchunked"]
+__all__ = ["CheckpointFit", "load_checkpoint", "take_out_absent", "unchunked"]
 
 _CHUNKED = re.compile(r"(|.*\.)blocks\.(\d+)\.(\d+)\.")
 
@@ -69,8 +69,7 @@ def load_checkpoint(module: torch.nn.Module, checkpoint: Checkpoint, source: str
         if set(names.values()) == set(own):
             same = _Trial("as named", None, {name: (to,) for name, to in names.items()}, (), (), {})
             return _fill(module, checkpoint, same, source, None)
-    layout = _layout(levels[-1].values(), source)
-    class_map = CLASS_MAPS.get(f"{type(module).__module__.partition('.')[0]}.{type(module).__name__}")
+    layout, class_map = _layout(levels[-1].values(), source), _class_map(module)
     if layout and class_map and layout.name not in class_map.layouts:
         raise ShallowvitError(
             f"load: {source} is a {layout.name} checkpoint, which doesn't go into {type(module).__name__} but into "
@@ -78,6 +77,17 @@ def load_checkpoint(module: torch.nn.Module, checkpoint: Checkpoint, source: str
         )
     best = min(_trials(module, levels, layout, class_map), key=lambda trial: trial.misfits)
     return _fill(module, checkpoint, best, source, class_map)
+
+
+def take_out_absent(module: torch.nn.Module, names: Collection[str], source: str) -> list[str]:
+    """Take optional children (ViT's pooler) for which there are no weights out of the module, in place; say so in notes."""
+    children = _absent_children(module, names)
+    for child in children:
+        setattr(module, child, None)
+    return [
+        f"{source}: has no weights for the {child} of {type(module).__name__}, which is taken out of the model"
+        for child in children
+    ]
 
 
 def unchunked(names: Iterable[str]) -> dict[str, str]:
@@ -137,6 +147,20 @@ def _layout(names: Iterable[str], source: str) -> Layout | None:
             "target's own names and save them as .safetensors"
         )
     return found[0] if found else None
+
+
+def _class_map(module: torch.nn.Module) -> ClassMap | None:
+    return CLASS_MAPS.get(f"{type(module).__module__.partition('.')[0]}.{type(module).__name__}")
+
+
+def _absent_children(module: torch.nn.Module, names: Collection[str]) -> list[str]:
+    """The children that the class can do without and that none of the names is of."""
+    class_map = _class_map(module)
+    return [
+        child
+        for child in (class_map.optional if class_map else ())
+        if getattr(module, child, None) is not None and not any(name.startswith(f"{child}.") for name in names)
+    ]
 
 
 def _classes(layout: Layout) -> list[str]:
@@ -224,19 +248,11 @@ def _fill(
         f"{names[0]})"
         for part, names in trial.dropped.items()
     ]
-    missing = trial.missing
-    for child in class_map.optional if class_map else ():
-        absent = [name for name in missing if name.startswith(f"{child}.")]
-        if absent and len(absent) == sum(name.startswith(f"{child}.") for name in module.state_dict()):
-            missing = tuple(name for name in missing if name not in absent)
-            notes.append(
-                f"{source}: has no weights for the {child} of {type(module).__name__}, which is taken out of the model"
-            )
+    absent = _absent_children(module, {target for targets in trial.places.values() for target in targets})
+    missing = tuple(name for name in trial.missing if name.partition(".")[0] not in absent)
     _check_names(module, trial, missing, source)
     values = _values(module, checkpoint.state, trial, source, class_map)
-    # nothing is touched before all is checked
-    for child in {name.partition(".")[0] for name in trial.missing} & set(class_map.optional if class_map else ()):
-        setattr(module, child, None)
+    notes += take_out_absent(module, values, source)  # nothing is touched before all is checked
     module.load_state_dict(values, strict=False)
     if trial.layout and class_map:
         notes += _heads_notes(module, trial.layout, source)

@@ -10,12 +10,14 @@ import inspect
 import json
 import logging
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import MissingDependencyError, ShallowvitError
+from .checkpoints import take_out_absent
 from .raw import RawModel
 from .records import InputSpec, Preprocessing
 from .weights import check_safetensors
@@ -49,13 +51,15 @@ def load_huggingface(source: str, spec: str) -> RawModel:
         module, info = cls.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as err:
         raise ShallowvitError(f"load: {spec}: transformers can't load it: {_first_line(err)}") from err
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    notes = take_out_absent(module, set(module.state_dict()) - set(info["missing_keys"]), spec)
+    missing = sorted(name for name in info["missing_keys"] if name in module.state_dict())
+    missing += sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ShallowvitError(
             f"load: {spec}: the checkpoint has no fitting weights for {len(missing)} parameters of {cls.__name__} (first: "
             f"{missing[0]}), which would be random. Finetune and save the whole model first"
         )
-    return _raw(module, folder if folder.is_dir() else None)
+    return replace(_raw(module, folder if folder.is_dir() else None), notes=tuple(notes))
 
 
 def untrained_huggingface(source: str, spec: str) -> RawModel:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ShallowvitError
+from .checkpoints import take_out_absent
 from .removals import Removal, apply_removal, gone_paths, learn_routes
 from .weights import load_state, read_state_dict
 
@@ -48,7 +49,9 @@ def rebuild_pruned(module: torch.nn.Module, example: Mapping[str, Any], folder: 
         if removal.way == "placeholder" and not removal.modes:
             routes = learn_routes(module, example, gone_paths(module, removal))
         apply_removal(module, removal, routes)
-    load_state(module, read_state_dict(folder / "model.safetensors"), str(folder))
+    state = read_state_dict(folder / "model.safetensors")
+    take_out_absent(module, state, str(folder))  # as it was when its weights were loaded
+    load_state(module, state, str(folder))
 
 
 def removals_of(lineage: Mapping[str, Any]) -> tuple[Removal, ...]:
