@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .engines import BuildConfig
     from .errors import ShallowvitError
     from .exporting import ExportConfig
+    from .inspecting import Inspection, inspect_model
     from .models import Changes, LoadedModel, load
     from .pruning import PlanConfig, PrunedModel, PruningPlan, plan, prune, save_pruned
     from .scoring import BlockScores, ScoreConfig, score
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "inspect_model": "inspecting",
+    "Inspection": "inspecting",
     "load": "models",
     "Changes": "models",
     "LoadedModel": "models",
@@ -48,6 +51,7 @@ __all__ = [
     "Bundle",
     "Changes",
     "ExportConfig",
+    "Inspection",
     "LoadedModel",
     "PlanConfig",
     "PrunedModel",
@@ -57,6 +61,7 @@ __all__ = [
     "__version__",
     "build",
     "export",
+    "inspect_model",
     "load",
     "plan",
     "prune",

@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "main"]
 
 # name -> (module, what it does); the function has the command's name
 COMMANDS = {
+    "inspect": ("shallowvit.cli.inspect", "Look at a model: stacks, inputs, outputs, and what removing each block would do."),
     "score": ("shallowvit.cli.score", "Score the blocks of a model: which matter, which could go."),
     "prune": ("shallowvit.cli.prune", "Remove blocks and save a model that stock transformers or timm loads."),
     "export": ("shallowvit.cli.export", "Run the line: score, plan, prune, export to ONNX, check, and write a bundle."),
