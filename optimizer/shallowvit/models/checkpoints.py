@@ -44,7 +44,7 @@ class _Trial:
     layout: Layout | None
     places: Mapping[str, tuple[str, ...]]
     missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    unexpected: Mapping[str, str]  # to where the map would put them
     dropped: Mapping[str, tuple[str, ...]]  # by the part's name
 
     @property
@@ -67,7 +67,7 @@ def load_checkpoint(module: torch.nn.Module, checkpoint: Checkpoint, source: str
     levels = _stripped(tuple(checkpoint.state))
     for names in levels:
         if set(names.values()) == set(own):
-            same = _Trial("as named", None, {name: (to,) for name, to in names.items()}, (), (), {})
+            same = _Trial("as named", None, {name: (to,) for name, to in names.items()}, (), {}, {})
             return _fill(module, checkpoint, same, source, None)
     layout, class_map = _layout(levels[-1].values(), source), _class_map(module)
     if layout and class_map and layout.name not in class_map.layouts:
@@ -211,7 +211,7 @@ def _trial(
         layout,
         {name: targets for name, targets in places.items() if name in fitting},
         tuple(sorted(set(own) - met - computed)),
-        tuple(sorted(set(inner) - fitting - left_out)),
+        {name: places[name][0] for name in sorted(set(inner) - fitting - left_out)},
         {part: names for part, names in dropped.items() if names},
     )
 
@@ -244,8 +244,8 @@ def _fill(
     if checkpoint.others:
         notes.append(f"{source}: took {'.'.join(checkpoint.taken)}, left {' and '.join(checkpoint.others)}")
     notes += [
-        f"{source}: left out {len(names)} weights of the {part}, for which {type(module).__name__} has no place (first: "
-        f"{names[0]})"
+        f"{source}: left out {len(names)} weight{'s' * (len(names) > 1)} of the {part}, for which "
+        f"{type(module).__name__} has no place (first: {names[0]})"
         for part, names in trial.dropped.items()
     ]
     absent = _absent_children(module, {target for targets in trial.places.values() for target in targets})
@@ -263,7 +263,7 @@ def _fill(
 def _check_names(module: torch.nn.Module, trial: _Trial, missing: Sequence[str], source: str) -> None:
     if not missing and not trial.unexpected:
         return
-    first = f"{missing[0]} is missing" if missing else f"{trial.unexpected[0]} has no place"
+    first = f"{missing[0]} is missing" if missing else f"{next(iter(trial.unexpected))} has no place"
     read = (
         f"read as {trial.label}" + "".join(f" without its {part}" for part in trial.dropped)
         if trial.layout
@@ -271,7 +271,7 @@ def _check_names(module: torch.nn.Module, trial: _Trial, missing: Sequence[str],
     )
     raise ShallowvitError(
         f"load: the weights of {source} don't fit {type(module).__name__}: {len(missing)} missing, {len(trial.unexpected)} "
-        f"without a place; the first: {first}; {read}. {_hint([*missing, *trial.unexpected][0])}"
+        f"without a place; the first: {first}; {read}. {_hint([*missing, *trial.unexpected.values()][0])}"
     )
 
 

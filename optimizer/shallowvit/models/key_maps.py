@@ -20,8 +20,23 @@ __all__ = ["CLASS_MAPS", "HINTS", "INFIXES", "LAYOUTS", "PREFIXES", "WRAPPERS", 
 Rule = tuple[str, str | tuple[str, ...]]
 
 # Keys under which files keep their state dict; of several, the first is taken (a teacher is what DINO and iBOT evaluate).
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "base_model", "teacher", "target_encoder")
-WRAPPERS += ("model_ema", "ema", "ema_state_dict", "student", "net", "network", "backbone", "encoder")
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "module",
+    "model_state_dict",
+    "base_model",
+    "teacher",
+    "target_encoder",
+    "model_ema",
+    "ema",
+    "ema_state_dict",
+    "student",
+    "net",
+    "network",
+    "backbone",
+    "encoder",
+)
 # Taken off where all names start with one of them, again and again.
 PREFIXES = ("module.", "_orig_mod.", "model.", "base_model.", "teacher.", "student.", "backbone.", "encoder.", "net.")
 # Left by wrappers in the middle of names: torch.compile, FSDP, activation checkpointing.
