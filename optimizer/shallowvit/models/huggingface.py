@@ -25,7 +25,7 @@ from .weights import check_safetensors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["load_huggingface", "preprocessing_from_processor", "untrained_huggingface"]
+__all__ = ["load_huggingface", "preprocessing_from_processor", "raw_from_module", "untrained_huggingface"]
 
 _PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -59,14 +59,14 @@ def load_huggingface(source: str, spec: str) -> RawModel:
             f"load: {spec}: the checkpoint has no fitting weights for {len(missing)} parameters of {cls.__name__} (first: "
             f"{missing[0]}), which would be random. Finetune and save the whole model first"
         )
-    return replace(_raw(module, folder if folder.is_dir() else None), notes=tuple(notes))
+    return replace(raw_from_module(module, folder if folder.is_dir() else None), notes=tuple(notes))
 
 
 def untrained_huggingface(source: str, spec: str) -> RawModel:
     """Build the class that the configuration in ``source`` names without weights, for a state dict to fill."""
     transformers = _transformers(spec)
     config, cls = _config_and_class(transformers, source, spec)
-    return _raw(cls(config), Path(source) if Path(source).is_dir() else None)
+    return raw_from_module(cls(config), Path(source) if Path(source).is_dir() else None)
 
 
 def preprocessing_from_processor(processor: Mapping[str, Any], frame_shape: tuple[int, ...]) -> Preprocessing:
@@ -115,7 +115,8 @@ def _config_and_class(transformers: Any, source: str, spec: str) -> tuple[Any, A
     return config, cls
 
 
-def _raw(module: torch.nn.Module, folder: Path | None) -> RawModel:
+def raw_from_module(module: torch.nn.Module, folder: Path | None) -> RawModel:
+    """Read the input, an example and the labels off a built module's configuration and its folder."""
     spec = _input_spec(module, folder)
     example: dict[str, Any] = {spec.name: torch.zeros(1, *spec.shape)}
     parameters = inspect.signature(module.forward).parameters

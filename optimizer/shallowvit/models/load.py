@@ -154,7 +154,11 @@ def _load_folder(folder: Path, spec: str, arch: str | None) -> RawModel:
     except ValueError as err:
         raise ShallowvitError(f"load: {config} is not JSON ({err}). Copy or download it again") from err
     family = "timm" if "architecture" in settings and "model_type" not in settings else "hf"
-    return FAMILIES[family](str(folder), spec, False)
+    raw = FAMILIES[family](str(folder), spec, False)
+    if not (folder / LINEAGE_FILE).is_file():
+        return raw
+    before = changes_from_lineage(read_lineage(folder)["source"])
+    return changed(raw, Changes(image_size=before.image_size))  # no change where the library's own files say the size
 
 
 def _demo(rest: str, spec: str, untrained: bool) -> RawModel:
@@ -208,7 +212,8 @@ def _torchvision(rest: str, spec: str, untrained: bool) -> RawModel:
     names = tuple(default.meta["categories"])
     labels = names if arguments.get("num_classes", len(names)) == len(names) else None  # of another head than these are of
     spec_ = InputSpec("x", "NCHW", (3, size, size), preprocessing)
-    return RawModel(module, "torchvision", spec_, {"x": torch.zeros(1, 3, size, size)}, labels)
+    recipe = {"architecture": name, "arguments": arguments}
+    return RawModel(module, "torchvision", spec_, {"x": torch.zeros(1, 3, size, size)}, labels, recipe=recipe)
 
 
 FAMILIES: Mapping[str, Callable[[str, str, bool], RawModel]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import torch
@@ -14,7 +14,10 @@ from .raw import RawModel
 from .records import InputSpec, Preprocessing
 from .weights import check_safetensors
 
-__all__ = ["load_timm", "parse_query"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["input_spec_of", "load_timm", "parse_query"]
 
 
 def load_timm(source: str, spec: str) -> RawModel:
@@ -25,7 +28,6 @@ def load_timm(source: str, spec: str) -> RawModel:
     """
     try:
         import timm
-        from timm.layers import to_2tuple
     except ModuleNotFoundError as err:
         raise MissingDependencyError(f"load: {spec}", "timm", "timm") from err
     name, arguments = parse_query(source)
@@ -45,16 +47,24 @@ def load_timm(source: str, spec: str) -> RawModel:
     except (RuntimeError, TypeError, OSError, ValueError, AssertionError) as err:
         raise ShallowvitError(f"load: {spec}: timm can't build it: {str(err).partition(chr(10))[0]}") from err
     arguments = {**getattr(module, "_model_args", {}), **arguments}
+    input_spec = input_spec_of(module, arguments)
+    architecture = module.pretrained_cfg.get("architecture") or name
+    recipe = {"architecture": architecture, "arguments": arguments}
+    return RawModel(module, "timm", input_spec, {"x": torch.zeros(1, *input_spec.shape)}, None, folder, recipe)
+
+
+def input_spec_of(module: torch.nn.Module, arguments: Mapping[str, Any]) -> InputSpec:
+    """Describe the input of a model of timm that was built with these arguments."""
+    import timm
+    from timm.layers import to_2tuple
+
     # the pretrained configuration goes on saying 224 and 3 when the model was built for another size
     channels, height, width = timm.data.resolve_model_data_config(module)["input_size"]
     height, width = to_2tuple(arguments.get("img_size") or (height, width))
     channels = arguments.get("in_chans") or channels
     config: dict[str, Any] = timm.data.resolve_model_data_config(module, {"input_size": (channels, height, width)})
     preprocessing = _preprocessing(config) if len(config["mean"]) == channels else None
-    input_spec = InputSpec("x", "NCHW", (channels, height, width), preprocessing)
-    architecture = module.pretrained_cfg.get("architecture") or name
-    recipe = {"architecture": architecture, "arguments": arguments}
-    return RawModel(module, "timm", input_spec, {"x": torch.zeros(1, channels, height, width)}, None, folder, recipe)
+    return InputSpec("x", "NCHW", (channels, height, width), preprocessing)
 
 
 def parse_query(source: str) -> tuple[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from ..files import folder_when_whole
 from ..models.outputs import tensors_in
 from ..models.probes import random_like
 from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA, read_lineage, removals_of
+from ..models.sizes import processor_settings
 from ..models.weights import align_safetensors
 from .stock import STOCK_FAMILIES
 
@@ -72,7 +73,7 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
             align_safetensors(file)
         for name in _COPIED:
             if model.folder and (model.folder / name).is_file():
-                shutil.copyfile(model.folder / name, folder / name)
+                _copy_processor(model, model.folder / name, folder / name)
         lineage = {
             "schema_version": LINEAGE_SCHEMA,
             "stock": stock,
@@ -82,6 +83,15 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
         }
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n")
     return PrunedFolder(out, stock, _reload_line(model, out, stock), len(plan.removed))
+
+
+def _copy_processor(model: LoadedModel, source: Path, target: Path) -> None:
+    """The checkpoint's own settings as they are; of a model that was resized, with its sizes."""
+    preprocessing = model.input_spec.preprocessing
+    if model.origin.image_size is None or preprocessing is None:
+        shutil.copyfile(source, target)
+        return
+    target.write_text(json.dumps(processor_settings(json.loads(source.read_text()), preprocessing), indent=2) + "\n")
 
 
 @contextmanager
