@@ -195,7 +195,7 @@ class Graphs:
         from shallowvit.exporting.fusing import fuse_attention
         from shallowvit.exporting.graph import trace, write_graph
 
-        graph = trace(deployable(self.model, precision), self.input, "output", ExportConfig(precision, opset))
+        graph, _steps = trace(deployable(self.model, precision), (self.input,), ("output",), ExportConfig(precision, opset))
         if opset >= 23:
             fuse_attention(graph)
         write_graph(graph, path, {})

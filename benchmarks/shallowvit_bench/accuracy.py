@@ -14,6 +14,7 @@ import numpy as np
 
 from .datasets import UnreadableError
 from .errors import BenchError
+from .feeding import batch_beside
 from .measurement import Metric
 from .metrics import Truth, metrics_from_outputs, predictions_from_outputs, wilson_interval
 from .predictions import PredictionsFile
@@ -123,7 +124,7 @@ class _Run:
 
     def measure(self, batch: int, max_unreadable: float) -> None:
         """Run what isn't done, in full batches."""
-        batch = min(batch, max((most for _, most in self.runner.facts.batches), default=batch))
+        batch = min(batch, max((most for _, most in self._ranges()), default=batch))
         todo = [item for item in range(self.dataset.count) if item not in self.outputs]
         started, before = time.monotonic(), len(self.outputs)
         waiting: list[tuple[int, np.ndarray[Any, Any]]] = []
@@ -144,14 +145,17 @@ class _Run:
         frames = np.stack([view for _item, view in views])
         dtype = np.dtype(self.bundle.input.dtype)
         inputs = frames.astype(dtype, copy=False) if self.dataset.preprocessed else input_from_frames(frames, self.bundle)
-        filled = self._filled(inputs)
-        scores = np.array(self.runner.infer(filled), np.float32)  # a copy: the next run may overwrite it
+        beside = self.dataset.beside_of([item for item, _view in views])
+        filled = self._filled(len(inputs))
+        main, *others = (np.concatenate([one, np.repeat(one[-1:], filled, axis=0)]) for one in (inputs, *beside.values()))
+        fed = batch_beside(main, self.bundle, dict(zip(beside, others, strict=True)))
+        scores = np.array(self.runner.infer(fed), np.float32)  # a copy: the next run may overwrite it
         if scores.ndim == 1:
             scores = scores[:, None]
-        if scores.ndim != 2 or len(scores) != len(filled):
+        if scores.ndim != 2 or len(scores) != len(main):
             raise BenchError(
-                f"measure_accuracy: {self.bundle.name} gives {list(scores.shape)} for {len(filled)} items, "
-                f"expected [{len(filled)}, classes]; only classifiers have a top-1"
+                f"measure_accuracy: {self.bundle.name} gives {list(scores.shape)} for {len(main)} items, "
+                f"expected [{len(main)}, classes]; only classifiers have a top-1"
             )
         scores = scores[: len(frames)]
         if np.isnan(scores).any():
@@ -170,11 +174,15 @@ class _Run:
             stamps = [self.dataset.items.stamp(item) for item in done]
             self.file.add(list(done), stamps, np.stack(list(done.values())))
 
-    def _filled(self, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The inputs, with the last one again where an engine takes no batch as small: its answers are left out."""
-        fitting = [max(least, len(inputs)) for least, most in self.runner.facts.batches if most >= len(inputs)]
-        lacking = min(fitting, default=len(inputs)) - len(inputs)
-        return np.concatenate([inputs, np.repeat(inputs[-1:], lacking, axis=0)]) if lacking else inputs
+    def _ranges(self) -> tuple[tuple[int, int], ...]:
+        """Least and most items of a run: those of an engine's profiles, or the one batch of a graph with a fixed one."""
+        fixed = self.bundle.batch
+        return self.runner.facts.batches or (((fixed, fixed),) if fixed else ())
+
+    def _filled(self, count: int) -> int:
+        """How often the last item is run again where no batch as small is taken: those answers are left out."""
+        fitting = [max(least, count) for least, most in self._ranges() if most >= count]
+        return min(fitting, default=count) - count
 
     def _skip(self, item: int, why: UnreadableError, max_unreadable: float) -> None:
         self.unreadable[item] = str(why)

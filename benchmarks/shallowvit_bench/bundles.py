@@ -8,25 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import BenchError
 
-__all__ = ["SCHEMA_VERSION", "BundleInfo", "GraphInput", "Preprocessing", "read_bundle"]
+__all__ = ["SAMPLES", "SCHEMA_VERSION", "BundleInfo", "GraphInput", "Preprocessing", "read_bundle"]
 
-SCHEMA_VERSION = 2  # the newest that is read; 1 had no engines
+SCHEMA_VERSION = 3  # the newest that is read; 1 had no engines, and 1 and 2 one input
+SAMPLES = "inputs.npz"  # a few items of every input, in bundles of several
 
 
 @dataclass(frozen=True)
 class GraphInput:
-    """The graph's one input; ``shape`` is without the batch, which stands first and is dynamic."""
+    """An input of the graph.
+
+    ``shape`` is without the batch, which stands first unless ``batch`` is False; a size that isn't fixed is a name of
+    ``ranges``: least, greatest, step.
+    """
 
     name: str
     dtype: str
     layout: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
+    batch: bool = True
+    ranges: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def least_shape(self) -> tuple[int, ...]:
+        """The shape without the batch, each size that isn't fixed at its least."""
+        return tuple(size if isinstance(size, int) else self.ranges[size][0] for size in self.shape)
 
 
 @dataclass(frozen=True)
@@ -46,19 +61,30 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """A bundle on disk: the facts that the harness works with, and the whole manifest for the report."""
+    """A bundle on disk: the facts that the harness works with, and the whole manifest for the report.
+
+    The first of ``inputs`` is the main one; ``samples`` are items of every input where there are several; ``batch`` is the
+    graph's where it is fixed.
+    """
 
     path: Path
     name: str
     model_path: Path
     model_sha256: str
     precision: str
-    input: GraphInput
+    inputs: tuple[GraphInput, ...]
     preprocessing: Preprocessing | None
     labels: tuple[str, ...] | None
     flops_before: int
     flops_after: int
     manifest: dict[str, Any]
+    samples: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
+    batch: int | None = None
+
+    @property
+    def input(self) -> GraphInput:
+        """The main input."""
+        return self.inputs[0]
 
 
 def read_bundle(path: Path) -> BundleInfo:
@@ -83,7 +109,17 @@ def read_bundle(path: Path) -> BundleInfo:
             f"read_bundle: {info.model_path} has sha256 {found[:12]}..., the manifest says {expected[:12]}...; "
             "copy the bundle again"
         )
-    return info
+    return replace(info, samples=_samples(path)) if len(info.inputs) > 1 else info
+
+
+def _samples(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Items of every input, which bundles of several carry."""
+    file = path / SAMPLES
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
+        raise BenchError(f"read_bundle: {file} can't be read ({err}); copy the whole folder again") from err
 
 
 def _sha256(path: Path) -> str:
@@ -116,19 +152,32 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _info_from_manifest(path: Path, manifest: dict[str, Any]) -> BundleInfo:
     graph, plan, settings = manifest["graph"], manifest["plan"], manifest["preprocessing"]
-    entry = graph["input"]
+    inputs = graph["inputs"] if manifest["schema_version"] > 2 else [graph["input"]]
+    batch = graph.get("batch", "dynamic")
     return BundleInfo(
         path=path,
         name=str(manifest["name"]),
         model_path=path / "model.onnx",
         model_sha256=str(manifest["files"]["model.onnx"]["sha256"]),
         precision=str(graph["precision"]),
-        input=GraphInput(entry["name"], entry["dtype"], entry["layout"], tuple(entry["shape"])),
+        inputs=tuple(_input_from_manifest(entry) for entry in inputs),
         preprocessing=_preprocessing_from_manifest(settings) if settings else None,
         labels=tuple(manifest["labels"]) if manifest["labels"] else None,
         flops_before=int(plan["flops_before"]),
         flops_after=int(plan["flops_after"]),
         manifest=manifest,
+        batch=None if batch == "dynamic" else int(batch),
+    )
+
+
+def _input_from_manifest(entry: dict[str, Any]) -> GraphInput:
+    return GraphInput(
+        name=entry["name"],
+        dtype=entry["dtype"],
+        layout=entry["layout"],
+        shape=tuple(entry["shape"]),
+        batch=bool(entry.get("batch", True)),
+        ranges={name: (low, high, step) for name, (low, high, step) in entry.get("ranges", {}).items()},
     )
 
 

@@ -21,8 +21,7 @@ from .errors import BenchError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-
+    from .feeding import Batch
     from .runners import Runner
 
 __all__ = ["ColdStart", "measure_cold_start"]
@@ -41,7 +40,7 @@ class ColdStart:
 
 
 def measure_cold_start(
-    opener: Callable[[], Runner], batch: np.ndarray[Any, Any], failures: tuple[type[Exception], ...] = (BenchError,)
+    opener: Callable[[], Runner], batch: Batch, failures: tuple[type[Exception], ...] = (BenchError,)
 ) -> ColdStart:
     """Load a model and run it three times in a new interpreter.
 

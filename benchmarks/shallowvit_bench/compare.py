@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .accuracy import Accuracy
     from .config import BenchConfig
     from .datasets import Dataset
+    from .feeding import Batch
     from .runners import Bound, Runner
     from .sides import Side
     from .timing import Timed
@@ -144,7 +145,7 @@ class _Attempt:
     def __init__(self, opened: _Opened, batch: int) -> None:
         self.opened, self.side, self.config, self.size = opened, opened.side, opened.config, batch
         self.conditions = replace(read_conditions(opened.config.threads), load_average=opened.session.load_average)
-        self.batch: np.ndarray[Any, Any] | None = None
+        self.batch: Batch | None = None
         self.bound: Bound | None = None
         self.rounds_ms: list[float] = []
         self.figures: dict[str, Any] = {"backend": opened.side.provider}
@@ -175,7 +176,7 @@ class _Attempt:
             precision=self.side.precision,
             flops=self.side.flops,
             batch=self.size,
-            input_shape=bundle.input.shape,
+            input_shape=bundle.input.least_shape,
             input_dtype=bundle.input.dtype,
             conditions=self.conditions,
             provider=self.side.provider,

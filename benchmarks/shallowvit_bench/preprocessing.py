@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import BenchError
+from .feeding import sample_batch
 
 if TYPE_CHECKING:
     from .bundles import BundleInfo
+    from .feeding import Batch
 
 __all__ = ["crop_corner", "input_from_frames", "random_input", "resized_shape"]
 
@@ -68,15 +70,26 @@ def crop_corner(shape: tuple[int, int], crop: dict[str, int], rounding: str) -> 
     return whole((shape[0] - crop["height"]) / 2), whole((shape[1] - crop["width"]) / 2)
 
 
-def random_input(bundle: BundleInfo, batch: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Return a batch of random frames, preprocessed; of normal numbers where the bundle has no preprocessing."""
-    rng = np.random.default_rng(seed)
+def random_input(bundle: BundleInfo, batch: int, seed: int = 0) -> Batch:
+    """Return a batch of random frames, preprocessed; of normal numbers where the bundle has no preprocessing.
+
+    Inputs beside the main one are the bundle's samples, again and again.
+    """
+    main = _random_main(bundle, batch, np.random.default_rng(seed))
+    if len(bundle.inputs) == 1:
+        return main
+    return {bundle.input.name: main, **{one.name: sample_batch(bundle, one.name, batch) for one in bundle.inputs[1:]}}
+
+
+def _random_main(bundle: BundleInfo, batch: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
     if bundle.preprocessing is not None:
         return input_from_frames(rng.integers(0, 256, (batch, *bundle.preprocessing.frame_shape), np.uint8), bundle)
-    dtype = _dtype(bundle)
+    if bundle.input.name in bundle.samples and bundle.input.dtype not in _DTYPES:
+        return sample_batch(bundle, bundle.input.name, batch)
+    dtype, shape = _dtype(bundle), bundle.input.least_shape
     if dtype == np.uint8:
-        return rng.integers(0, 256, (batch, *bundle.input.shape), np.uint8)
-    return rng.standard_normal((batch, *bundle.input.shape), np.float32).astype(dtype)
+        return rng.integers(0, 256, (batch, *shape), np.uint8)
+    return rng.standard_normal((batch, *shape), np.float32).astype(dtype)
 
 
 def _dtype(bundle: BundleInfo) -> np.dtype[Any]:

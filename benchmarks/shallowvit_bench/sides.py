@@ -70,6 +70,7 @@ def side_from_bundle(
     Raises:
         BenchError: no such provider, it isn't installed, or the bundle has no engine for it.
     """
+    _check_batches(bundle, config)
     options, provider = options_from_config(config), config.provider
     trials: tuple[dict[str, Any], ...] = ()
     built = {flavour_of_recipe(bundle): engine} if engine else {}
@@ -84,6 +85,16 @@ def side_from_bundle(
         provider = next(iter(built), None) or default_provider(bundle)
     opener = opener_for(bundle, provider, options, engine=built.get(provider))
     return Side(bundle.name, provider, opener, bundle.flops_after, bundle.precision, bundle, trials=trials)
+
+
+def _check_batches(bundle: BundleInfo, config: BenchConfig) -> None:
+    """A graph of a fixed batch runs that one and no other."""
+    other = [batch for batch in config.batches if bundle.batch not in (None, batch)]
+    if other:
+        raise BenchError(
+            f"bench: the graph of {bundle.name} takes batches of {bundle.batch} and no others, --batch says {other[0]}; "
+            f"measure it with --batch {bundle.batch}"
+        )
 
 
 def options_from_config(config: BenchConfig) -> RunnerOptions:

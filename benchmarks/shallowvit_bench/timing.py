@@ -161,6 +161,9 @@ class _Nothing:
     def output(self) -> np.ndarray[Any, Any]:
         return np.zeros(0)
 
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {}
+
 
 def _time_round(run: Bound, stamps: np.ndarray[Any, Any], device: np.ndarray[Any, Any]) -> tuple[float, float]:
     """Fill in the start and end of each run in nanoseconds; nothing of ours is allocated that outlives a run."""

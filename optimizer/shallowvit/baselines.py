@@ -12,19 +12,23 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from shallowvit_bench.errors import BenchError
+from shallowvit_bench.feeding import arrays_by_name
 from shallowvit_bench.runners import RunnerFacts, RunnerOptions
 from shallowvit_bench.sides import Side
 
 from .errors import ShallowvitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import torch
 
     from shallowvit_bench.bundles import BundleInfo
+    from shallowvit_bench.feeding import Batch
     from shallowvit_bench.runners import Bound, Runner
+
+    Module = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 __all__ = ["open_torch", "side_from_source"]
 
@@ -34,52 +38,59 @@ _EXACT = {"fp32", "fp16", "bf16"}  # graphs whose floats torch can compute in; q
 
 
 class _BoundModule:
-    """A batch where the module takes it, and the output where it is read: both made once."""
+    """A batch where the module takes it, and the outputs where they are read: both made once."""
 
     device_ms: float | None = None
 
-    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], batch: np.ndarray[Any, Any]) -> None:
+    def __init__(self, module: Module, batch: Sequence[np.ndarray[Any, Any]], names: tuple[str, ...]) -> None:
         import torch
 
-        self._module, self._inference = module, torch.inference_mode
-        self._input = torch.from_numpy(batch)
-        self._output: torch.Tensor | None = None
+        self._module, self._inference, self._names = module, torch.inference_mode, names
+        self._inputs = [torch.from_numpy(array) for array in batch]
+        self._outputs: tuple[torch.Tensor, ...] = ()
 
     def __call__(self) -> None:
         with self._inference():
-            self._output = self._module(self._input)
+            self._outputs = _as_tuple(self._module(*self._inputs))
 
     def output(self) -> np.ndarray[Any, Any]:
-        assert self._output is not None
-        found: np.ndarray[Any, Any] = self._output.numpy()
+        found: np.ndarray[Any, Any] = self._outputs[0].numpy()
         return found
+
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: tensor.numpy() for name, tensor in zip(self._names, self._outputs, strict=True)}
+
+
+def _as_tuple(output: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
 
 
 class _BoundOnGpu:
-    """A batch in pinned memory and on the GPU, copied there and the output back within a run if copies count."""
+    """A batch in pinned memory and on the GPU, copied there and the outputs back within a run if copies count."""
 
-    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], batch: np.ndarray[Any, Any], copies: bool) -> None:
+    def __init__(self, module: Module, batch: Sequence[np.ndarray[Any, Any]], names: tuple[str, ...], *, copies: bool) -> None:
         import torch
 
-        self._torch, self._module, self._copies = torch, module, copies
-        self._host = torch.from_numpy(batch).pin_memory()
-        self._input = self._host.to("cuda")
+        self._torch, self._module, self._names, self._copies = torch, module, names, copies
+        self._host = [torch.from_numpy(array).pin_memory() for array in batch]
+        self._inputs = [tensor.to("cuda") for tensor in self._host]
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._found: torch.Tensor | None = None
         with torch.inference_mode():
-            first = module(self._input)
-            self._back = torch.empty(first.shape, dtype=first.dtype, pin_memory=True)
+            self._found = _as_tuple(module(*self._inputs))
+            self._back = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in self._found]
         self()
 
     def __call__(self) -> None:
         with self._torch.inference_mode():
             if self._copies:
-                self._input.copy_(self._host, non_blocking=True)
+                for device, host in zip(self._inputs, self._host, strict=True):
+                    device.copy_(host, non_blocking=True)
             self._start.record()
-            self._found = self._module(self._input)
+            self._found = _as_tuple(self._module(*self._inputs))
             self._end.record()
             if self._copies:
-                self._back.copy_(self._found, non_blocking=True)
+                for back, found in zip(self._back, self._found, strict=True):
+                    back.copy_(found, non_blocking=True)
         self._torch.cuda.synchronize()
 
     @property
@@ -88,41 +99,50 @@ class _BoundOnGpu:
         return float(self._start.elapsed_time(self._end))
 
     def output(self) -> np.ndarray[Any, Any]:
-        if not self._copies and self._found is not None:
+        return self.outputs()[self._names[0]]
+
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        if not self._copies:
             with self._torch.inference_mode():  # else it refuses to write into a tensor that was made in it
-                self._back.copy_(self._found)
-        found: np.ndarray[Any, Any] = self._back.numpy()
-        return found
+                for back, found in zip(self._back, self._found, strict=True):
+                    back.copy_(found)
+        return {name: tensor.numpy() for name, tensor in zip(self._names, self._back, strict=True)}
 
 
 class _TorchRunner:
-    """A module in inference mode."""
+    """A module in inference mode; ``names`` are those of its inputs and of its outputs."""
 
-    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], facts: RunnerFacts) -> None:
+    def __init__(self, module: Module, facts: RunnerFacts, names: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
         self.facts = facts
         self.errors: tuple[type[Exception], ...] = (RuntimeError,)
-        self._module: Callable[[torch.Tensor], torch.Tensor] | None = module
+        self._module: Module | None = module
+        self._inputs, self._outputs = names
 
-    def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
+    def bind(self, batch: Batch) -> Bound:
         assert self._module is not None
-        batch = np.ascontiguousarray(batch)
+        arrays = self._arrays(batch)
         if self.facts.device == "cpu":
-            bound = _BoundModule(self._module, batch)
+            bound = _BoundModule(self._module, arrays, self._outputs)
             self._first_run(bound)
             return bound
-        return _BoundOnGpu(self._module, batch, bool(self.facts.copies))
+        return _BoundOnGpu(self._module, arrays, self._outputs, copies=bool(self.facts.copies))
 
-    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def infer(self, batch: Batch) -> np.ndarray[Any, Any]:
         import torch
 
         assert self._module is not None
+        arrays = self._arrays(batch)
         if self.facts.device != "cpu":
             with torch.inference_mode():
-                output: np.ndarray[Any, Any] = self._module(torch.from_numpy(batch).to("cuda")).cpu().numpy()
+                found = _as_tuple(self._module(*(torch.from_numpy(array).to("cuda") for array in arrays)))
+                output: np.ndarray[Any, Any] = found[0].cpu().numpy()
             return output
-        bound = _BoundModule(self._module, batch)
+        bound = _BoundModule(self._module, arrays, self._outputs)
         self._first_run(bound)
         return bound.output()
+
+    def _arrays(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
+        return [np.ascontiguousarray(array) for array in arrays_by_name(batch, self._inputs, "infer").values()]
 
     def _first_run(self, bound: _BoundModule) -> None:
         """Run a batch that the compiler may not have seen."""
@@ -197,18 +217,22 @@ def open_torch(bundle: BundleInfo, options: RunnerOptions, *, compiled: bool = F
         version=torch.__version__,
         options={"source": bundle.manifest["source"]["spec"]} | ({"mode": "default"} if compiled else {}),
     )
+    entries = bundle.manifest["graph"]["outputs"]
+    names = tuple(one.name for one in bundle.inputs), tuple(entry["name"] for entry in entries)
     if compiled:
         # A graph for each batch size, as the other sides have; beyond the limit torch would go on in eager and say nothing.
         torch._dynamo.config.recompile_limit = _MOST_SHAPES
-        return _TorchRunner(torch.compile(module, dynamic=False), facts)
-    return _TorchRunner(module, facts)
+        return _TorchRunner(torch.compile(module, dynamic=False), facts, names)
+    return _TorchRunner(module, facts, names)
 
 
 def _source_module(bundle: BundleInfo, precision: str) -> torch.nn.Module:
     from .exporting import deployable
+    from .exporting.outputs import wanted_outputs
     from .exporting.records import Precision
     from .models import load
     from .models.changes import changes_from_lineage
+    from .pruning import PrunedModel, plan
 
     source = bundle.manifest["source"]
     changes = changes_from_lineage(source)
@@ -218,11 +242,19 @@ def _source_module(bundle: BundleInfo, precision: str) -> torch.nn.Module:
             f"open_torch: {source['spec']} now has weights {model.sha256[:12]}..., the bundle {bundle.name} was made from "
             f"{source['weights_sha256'][:12]}...; point to the original weights or export again"
         )
+    whole = PrunedModel(model, plan(model))
+    wanted = wanted_outputs(whole, _sources(bundle))
     settings = bundle.preprocessing
     if settings is None or not settings.in_graph:
-        return deployable(model, Precision(precision))
+        return deployable(model, Precision(precision), outputs=wanted)
     height, width = settings.frame_shape[-3:-1]
-    return deployable(model, Precision(precision), preprocess=True, frame_size=(height, width))
+    return deployable(model, Precision(precision), preprocess=True, frame_size=(height, width), outputs=wanted)
+
+
+def _sources(bundle: BundleInfo) -> tuple[str, ...]:
+    """What the graph's outputs are of; none where it has the default one, or is from before that was told."""
+    found = tuple(entry.get("source", "") for entry in bundle.manifest["graph"]["outputs"])
+    return () if "" in found or found in (("logits",), ("output",)) else found
 
 
 def _precision(bundle: BundleInfo) -> str:

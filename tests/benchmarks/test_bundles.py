@@ -36,8 +36,8 @@ def test_read_bundle_rejects_a_manifest_that_is_not_json(bundle):
 
 
 def test_read_bundle_rejects_a_newer_schema(bundle):
-    change_manifest(bundle, schema_version=3)
-    with pytest.raises(BenchError, match=r"schema_version 3, this harness reads 2; update shallowvit here"):
+    change_manifest(bundle, schema_version=4)
+    with pytest.raises(BenchError, match=r"schema_version 4, this harness reads 3; update shallowvit here"):
         read_bundle(bundle)
 
 

@@ -115,7 +115,8 @@ def _model(family):
 
 
 def _trace(model, shape, opset, dtype=torch.float32):
-    return trace(Deployed(model, dtype), GraphInput("x", "float32", "N", shape), "y", ExportConfig(opset=opset))
+    graph, _steps = trace(Deployed(model, dtype), (GraphInput("x", "float32", "N", shape),), ("y",), ExportConfig(opset=opset))
+    return graph
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_export_writes_graph_manifest_and_readme(bundle):
 
 def test_verify_whole_bundle_gives_its_manifest(bundle):
     assert verify(bundle.path) == bundle
-    assert json.loads((bundle.path / "manifest.json").read_text())["schema_version"] == 2
+    assert json.loads((bundle.path / "manifest.json").read_text())["schema_version"] == 3
 
 
 def test_export_manifest_holds_the_lineage(bundle, pruned_video, video_folder):
@@ -110,14 +110,14 @@ def _drop_graph(manifest):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=3), "has schema 3, this version reads 2; update shallowvit"),
+        (lambda m: m.update(schema_version=4), "has schema 4, this version reads 3; update shallowvit"),
         (lambda m: m.update(schema_version=0), "is damaged at schema_version"),
         (lambda m: m.pop("schema_version"), "is damaged at schema_version"),
         (lambda m: m.update(comment="hello"), "is damaged at comment: Extra inputs"),
         (lambda m: m["graph"].update(flavour=1), r"is damaged at graph\.flavour"),
         (lambda m: m.pop("plan"), "is damaged at plan: Field required"),
         (lambda m: m["graph"].update(opset="new"), r"is damaged at graph\.opset"),
-        (lambda m: m["graph"]["input"].update(name="other"), r"model\.onnx takes pixel_values, the manifest says other"),
+        (lambda m: m["graph"]["inputs"][0].update(name="other"), r"model\.onnx takes pixel_values, the manifest says other"),
         (_drop_graph, r"names no model\.onnx"),
         (lambda m: m["files"]["model.onnx"].update(sha256="0" * 64), r"model\.onnx has sha256 .* says 0000"),
     ],

@@ -213,7 +213,7 @@ def test_export_embedded_preprocessing_is_in_the_graph(image_bundle):
     assert [dim.dim_value for dim in frames.type.tensor_type.shape.dim][1:] == [48, 41, 3]
     manifest = image_bundle.manifest
     assert (manifest.preprocessing.in_graph, manifest.preprocessing.frame_shape) == (True, (48, 41, 3))
-    assert (manifest.graph.input.name, manifest.graph.input.layout) == ("frames", "NHWC")
+    assert (manifest.graph.inputs[0].name, manifest.graph.inputs[0].layout) == ("frames", "NHWC")
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 41, 3), dtype=np.uint8)
     found = _run(image_bundle.path / "model.onnx", frames)
     model = load(image_bundle.manifest.source.spec)
@@ -257,9 +257,9 @@ def test_check_parity_altered_weight_raises(graph_of, pruned_video, bundle, prec
     with torch.no_grad():
         altered.classifier.bias[2] += 0.5 * 8  # far above each tolerance
     module = deployable(loaded_like(model, altered))
-    inputs, inputs_from = real_inputs(bundle.manifest.graph.input, model.input_spec, 4)
+    inputs, inputs_from = real_inputs(bundle.manifest.graph.inputs[0], model.input_spec, 4)
     with pytest.raises(ParityError, match=rf"in {precision} the graph's outputs differ from torch by .* above the tolerance"):
-        check_parity(graph_of(str(precision)), module, bundle.manifest.graph.input, inputs, inputs_from, precision)
+        check_parity(graph_of(str(precision)), module, bundle.manifest.graph.inputs[0], inputs, inputs_from, precision)
 
 
 def loaded_like(model, module):
@@ -281,27 +281,16 @@ def test_export_all_zero_outputs_raise(pruned_video, bundle):
     with torch.no_grad():
         silent.classifier.weight.zero_()
         silent.classifier.bias.zero_()
-    inputs, inputs_from = real_inputs(bundle.manifest.graph.input, model.input_spec, 4)
+    inputs, inputs_from = real_inputs(bundle.manifest.graph.inputs[0], model.input_spec, 4)
     with pytest.raises(ParityError, match="the model's outputs are all zero on 4 inputs"):
         check_parity(
             bundle.path / "model.onnx",
             deployable(loaded_like(model, silent)),
-            bundle.manifest.graph.input,
+            bundle.manifest.graph.inputs[0],
             inputs,
             inputs_from,
             Precision.FP32,
         )
-
-
-def test_export_pretraining_model_raises_with_the_reason(tmp_path):
-    import transformers
-
-    from tests.conftest import VIDEO
-
-    transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig(**VIDEO)).save_pretrained(tmp_path / "model")
-    with pytest.raises(ShallowvitError, match="VideoMAEForPreTraining needs bool_masked_pos beside pixel_values"):
-        shallowvit.export(load(tmp_path / "model"), tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
 
 
 def test_export_weight_beyond_fp16_raises_and_names_it():

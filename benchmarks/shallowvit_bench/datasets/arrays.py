@@ -1,5 +1,7 @@
 """Items in memory: the clips of ``demo``, and ``.npz`` files with ``frames`` or with the graph's own ``inputs``.
 
+Of a graph with several inputs a file holds each by its name, the main one under its own or as ``inputs`` or ``frames``.
+
 A newcomer's trap: ``frames`` are uint8 and still go through the bundle's preprocessing; ``inputs`` are fed as they stand, so
 what the model was trained with (mean, deviation, log-mel, point sampling) has been done to them already.
 """
@@ -7,6 +9,7 @@ what the model was trained with (mean, deviation, log-mel, point sampling) has b
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from .dataset import Taker
 
-__all__ = ["ArrayItems", "open_arrays", "open_demo"]
+__all__ = ["ArrayItems", "ReadArrays", "open_arrays", "open_demo"]
 
 
 class ArrayItems:
@@ -63,36 +66,63 @@ def open_demo(split: str, taker: Taker, labelled: bool, enough: int | None) -> t
     return ArrayItems((clips.frames,), (split,)), clips.labels if taker.labels == LABELS else NO_LABELS
 
 
-def open_arrays(files: list[Path], taker: Taker, labelled: bool) -> tuple[ArrayItems, np.ndarray[Any, Any], bool]:
-    """Read ``.npz`` files; the last of what is returned says whether they hold the graph's inputs."""
-    parts, labels, inputs = [], [], []
-    for file in files:
-        items, part_labels, is_input = _read_file(file, labelled)
-        if is_input:
-            _check_inputs(file, items, taker)
+@dataclass(frozen=True)
+class ReadArrays:
+    """What ``.npz`` files hold: items with labels, whether they are the graph's input as it stands, and its other inputs."""
+
+    items: ArrayItems
+    labels: np.ndarray[Any, Any]
+    inputs: bool
+    beside: dict[str, np.ndarray[Any, Any]]
+
+
+def open_arrays(files: list[Path], taker: Taker, labelled: bool) -> ReadArrays:
+    """Read ``.npz`` files."""
+    inputs = getattr(taker, "inputs", None) or (taker.input,)  # a model in memory tells its main input alone
+    main, others = getattr(inputs[0], "name", ""), tuple(one for one in inputs[1:] if one.batch)
+    parts = [_read_file(file, labelled, main, tuple(one.name for one in others)) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part.is_input:
+            _check_inputs(file, part.items, taker.input, taker)
         else:
-            _check_frames(file, items, taker)
-        parts.append(items)
-        labels.append(part_labels)
-        inputs.append(is_input)
-    if len(set(inputs)) > 1:
-        other = files[inputs.index(not inputs[0])]
+            _check_frames(file, part.items, taker)
+        for one in others:
+            _check_inputs(file, part.beside[one.name], one, taker)
+    kinds = [part.is_input for part in parts]
+    if len(set(kinds)) > 1:
+        other = files[kinds.index(not kinds[0])]
         raise BenchError(f"open_dataset: {files[0]} and {other} differ in holding frames or inputs; give one kind")
-    return ArrayItems(tuple(parts), tuple(file.name for file in files)), np.concatenate(labels), inputs[0]
+    return ReadArrays(
+        ArrayItems(tuple(part.items for part in parts), tuple(file.name for file in files)),
+        np.concatenate([part.labels for part in parts]),
+        kinds[0],
+        {one.name: np.concatenate([part.beside[one.name] for part in parts]).astype(one.dtype, copy=False) for one in others},
+    )
 
 
-def _read_file(file: Path, labelled: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], bool]:
+@dataclass(frozen=True)
+class _Part:
+    items: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+    is_input: bool
+    beside: dict[str, np.ndarray[Any, Any]]
+
+
+def _read_file(file: Path, labelled: bool, main: str, others: tuple[str, ...]) -> _Part:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            is_input = "inputs" in arrays and "frames" not in arrays
-            items = arrays["inputs" if is_input else "frames"]
+            key = next((name for name in ("frames", "inputs", main) if name in arrays), "frames")
+            is_input = key != "frames" or (main == "frames" and "inputs" in arrays)
+            items = arrays[key]
             # -1 is no class, so they are left out if the other files have some
             missing = not labelled and "labels" not in arrays
             labels = np.full(len(items), -1) if missing else arrays["labels"]
+            beside = {name: arrays[name] for name in others}
     except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
+        also = f", beside {', '.join(others)}" if others else ""
         raise BenchError(
-            f"open_dataset: {file} can't be read as a .npz with frames and labels, or inputs and labels ({err}); write one "
-            "with numpy.savez"
+            f"open_dataset: {file} can't be read as a .npz with frames and labels, or inputs and labels{also} ({err}); write "
+            "one with numpy.savez"
         ) from err
     whole = np.issubdtype(labels.dtype, np.integer) and labels.shape == (len(items),)
     if (items.dtype != np.uint8 and not is_input) or not whole or not len(items):
@@ -101,7 +131,10 @@ def _read_file(file: Path, labelled: bool) -> tuple[np.ndarray[Any, Any], np.nda
             f"open_dataset: {file} has {'inputs' if is_input else 'frames'} {items.dtype} {list(items.shape)} and labels "
             f"{labels.dtype} {list(labels.shape)}; expected {expected} and integers [N], N at least 1"
         )
-    return items, labels.astype(np.int64), is_input
+    unlike = next((name for name, array in beside.items() if len(array) != len(items)), None)
+    if unlike:
+        raise BenchError(f"open_dataset: {file} has {len(beside[unlike])} items of {unlike}, expected {len(items)} as of {key}")
+    return _Part(items, labels.astype(np.int64), is_input, beside)
 
 
 def _check_frames(file: Path, frames: np.ndarray[Any, Any], taker: Taker) -> None:
@@ -118,11 +151,15 @@ def _check_frames(file: Path, frames: np.ndarray[Any, Any], taker: Taker) -> Non
         )
 
 
-def _check_inputs(file: Path, inputs: np.ndarray[Any, Any], taker: Taker) -> None:
+def _check_inputs(file: Path, inputs: np.ndarray[Any, Any], one: Any, taker: Taker) -> None:
     # a model in memory says nothing about types; a graph takes another width of the same kind, which the feeding casts
-    dtype = np.dtype(getattr(taker.input, "dtype", inputs.dtype))
-    if inputs.shape[1:] != tuple(taker.input.shape) or inputs.dtype.kind != dtype.kind:
+    dtype = np.dtype(getattr(one, "dtype", inputs.dtype))
+    shape = tuple(one.shape)
+    fits = len(inputs.shape) == len(shape) + 1 and all(
+        not isinstance(size, int) or found == size for found, size in zip(inputs.shape[1:], shape, strict=True)
+    )
+    if not fits or inputs.dtype.kind != dtype.kind:
         raise BenchError(
             f"open_dataset: inputs of {file.name} are {inputs.dtype} {list(inputs.shape[1:])}, {called(taker)} takes {dtype} "
-            f"{list(taker.input.shape)}; save them as the graph takes them"
+            f"{list(shape)}; save them as the graph takes them"
         )

@@ -102,6 +102,7 @@ class Dataset:
         preprocessed: Items are the graph's input as it stands; otherwise uint8 frames [(T,) H, W, C].
         cameras: Of each image, for retrieval.
         queries: Which images are queries, for retrieval; the others are the gallery.
+        beside: Items of the graph's other inputs, by name, each as many as there are items.
     """
 
     name: str
@@ -113,6 +114,11 @@ class Dataset:
     preprocessed: bool = False
     cameras: np.ndarray[Any, Any] | None = None
     queries: np.ndarray[Any, Any] | None = None
+    beside: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
+
+    def beside_of(self, items: Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
+        """Return these items of the graph's other inputs, by name."""
+        return {name: array[list(items)] for name, array in self.beside.items()}
 
     def batches(self, size: int) -> Iterator[np.ndarray[Any, Any]]:
         """Yield uint8 frames [size or fewer, (T,) H, W, C] in order.
@@ -169,6 +175,8 @@ class Dataset:
         digest = hashlib.sha256(json.dumps([self.name, self.kind, self.count, self.views, self.preprocessed]).encode())
         for array in (self.labels, self.cameras, self.queries):
             digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        for name, array in self.beside.items():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         for item in range(self.count):
             digest.update(self.items.name(item).encode() + b"\n")
             if self.items.in_memory:

@@ -38,9 +38,10 @@ def open_dataset(spec: str, taker: Taker, *, labelled: bool = True, enough: int 
 
     Args:
         spec: ``demo`` (its test clips) or ``demo:train``; a ``.npz`` file with ``frames`` uint8 [N, (T,) H, W, C] or ``inputs``
-            [N, ...] as the graph takes them, and ``labels`` int [N]; a folder of such files; a folder with one folder of images
-            per class; or a form with a path: ``images:``, ``kinetics:``, ``ssv2:``, ``ucf101:``, ``hmdb51:``, ``market1501:``,
-            ``audio:``; ``binary:`` in front of any of these measures one score of two classes.
+            [N, ...] as the graph takes them, and ``labels`` int [N], with a graph's other inputs by their names; a folder of
+            such files; a folder with one folder of images per class; or a form with a path: ``images:``, ``kinetics:``,
+            ``ssv2:``, ``ucf101:``, ``hmdb51:``, ``market1501:``, ``audio:``; ``binary:`` in front of any of these measures one
+            score of two classes.
         taker: Says what an item looks like and which classes there are.
         labelled: Whether labels are needed. Without, a ``.npz`` may lack them, images may stand in the folder itself, and
             labels of other classes than the taker's are left out.
@@ -62,8 +63,8 @@ def _open(spec: DataSpec, taker: Taker, labelled: bool, enough: int | None) -> D
         return Dataset(spec.path.name, len(audio), labels, audio, preprocessed=True)
     files = [spec.path] if spec.path.is_file() else sorted(spec.path.glob("*.npz"))
     if not spec.form and files:
-        arrays, labels, inputs = open_arrays(files, taker, labelled)
-        return Dataset(spec.path.name, len(arrays), labels, arrays, preprocessed=inputs)
+        read = open_arrays(files, taker, labelled)
+        return Dataset(spec.path.name, len(read.items), read.labels, read.items, preprocessed=read.inputs, beside=read.beside)
     settings = _settings(taker)
     if spec.form == "demo":
         arrays, labels = open_demo(DEMO[str(spec.path)], taker, labelled, enough)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from ..feeding import Batch
+
 __all__ = ["CANDIDATES", "FASTER_IN", "ProviderChoice", "choose_provider", "fastest", "outputs_refusal", "relative_error"]
 
 # From the most exact to the least: of two that are equally fast, the one further up is kept. Engines come behind them.
@@ -55,7 +57,7 @@ class ProviderChoice:
 
 def choose_provider(
     path: Path,
-    batch: np.ndarray[Any, Any],
+    batch: Batch,
     options: RunnerOptions,
     candidates: Sequence[str] = CANDIDATES,
     progress: Callable[[str], None] = lambda _: None,
@@ -171,7 +173,7 @@ class _Try:
         self.samples_ms: list[float] = []
         self.rounds_ms: list[float] = []
 
-    def open(self, batch: np.ndarray[Any, Any], stack: ExitStack) -> None:
+    def open(self, batch: Batch, stack: ExitStack) -> None:
         """Load the model, run the batch once and keep the answer."""
         try:
             self.runner = stack.enter_context(self._opener())

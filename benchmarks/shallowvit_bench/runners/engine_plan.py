@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "TensorPlan",
@@ -54,7 +54,7 @@ def tensor_plans(engine: Any, where: str) -> tuple[TensorPlan, ...]:
     """Return the inputs and outputs of an engine, in its order.
 
     Raises:
-        BenchError: it hasn't one input and at least one output, or one has a type that a host can't hold.
+        BenchError: it has no input or no output, or one has a type that a host can't hold.
     """
     plans = []
     for index in range(engine.num_io_tensors):
@@ -65,28 +65,39 @@ def tensor_plans(engine: Any, where: str) -> tuple[TensorPlan, ...]:
         is_input = _last_name(engine.get_tensor_mode(name)) == "INPUT"
         plans.append(TensorPlan(name, is_input, kind, np.dtype(_HOST_DTYPES[kind])))
     inputs = sum(plan.is_input for plan in plans)
-    if inputs != 1 or inputs == len(plans):
+    if inputs in (0, len(plans)):
         raise BenchError(
-            f"open_engine: {where} has {inputs} inputs and {len(plans) - inputs} outputs; the harness runs engines of one "
-            "input and at least one output"
+            f"open_engine: {where} has {inputs} inputs and {len(plans) - inputs} outputs; the harness runs engines of at least "
+            "one of each"
         )
     return tuple(plans)
 
 
-def choose_profile(engine: Any, name: str, shape: tuple[int, ...], wanted: int | None, where: str) -> int:
+def choose_profile(engine: Any, shapes: Mapping[str, tuple[int, ...]], wanted: int | None, where: str) -> int:
     """Return the optimisation profile that holds a batch.
 
     Args:
         engine: Of TensorRT.
-        name: Of its input.
-        shape: Of the batch.
+        shapes: Of the batch's arrays, by the names of the engine's inputs.
         wanted: The profile the user asked for; None: the first that holds it.
         where: The engine's path, for the sentence.
 
     Raises:
         BenchError: none does, or the wanted one doesn't.
     """
-    return profile_holding(profile_ranges(engine, name), shape, wanted, where)
+    fitting: list[set[int]] = []
+    for name, shape in shapes.items():
+        ranges = profile_ranges(engine, name)
+        first = profile_holding(ranges, shape, wanted, where)  # raises where none does
+        fitting.append({first, *(index for index in range(len(ranges)) if wanted is None and _holds(ranges[index], shape))})
+    both = set.intersection(*fitting)
+    if not both:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise BenchError(
+            f"infer: no optimisation profile of {where} holds {listed} together; build the engine with a profile for them: "
+            "shallowvit build BUNDLE --engine FLAVOUR --batch MIN:OPT:MAX"
+        )
+    return min(both)
 
 
 def profile_ranges(engine: Any, name: str) -> list[tuple[tuple[int, ...], ...]]:
@@ -112,8 +123,7 @@ def profile_holding(ranges: Sequence[Sequence[Sequence[int]]], shape: tuple[int,
     if wanted is not None and not 0 <= wanted < len(ranges):
         raise BenchError(f"infer: {where} has {len(ranges)} optimisation profiles, so there is no number {wanted}")
     for index in range(len(ranges)) if wanted is None else (wanted,):
-        low, _, high = ranges[index]
-        if len(low) == len(shape) and all(small <= size <= big for small, size, big in zip(low, shape, high, strict=True)):
+        if _holds(ranges[index], shape):
             return index
     shown = "; ".join(
         f"{index}: {list(low)} to {list(high)}" for index, (low, _, high) in enumerate(ranges) if wanted in (None, index)
@@ -122,6 +132,11 @@ def profile_holding(ranges: Sequence[Sequence[Sequence[int]]], shape: tuple[int,
         f"infer: no optimisation profile of {where} holds a batch {list(shape)} ({shown}); choose a --batch within, or build "
         "the engine with a profile for it: shallowvit build BUNDLE --engine FLAVOUR --batch MIN:OPT:MAX"
     )
+
+
+def _holds(ranges: Sequence[Sequence[int]], shape: tuple[int, ...]) -> bool:
+    low, _, high = ranges
+    return len(low) == len(shape) and all(small <= size <= big for small, size, big in zip(low, shape, high, strict=True))
 
 
 def bytes_of(plan: TensorPlan, shape: tuple[int, ...]) -> int:

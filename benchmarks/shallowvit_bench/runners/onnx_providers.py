@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
 from .cuda_driver import first_gpu
-from .onnx_runtime import Provider, open_with_provider
+from .onnx_runtime import Provider, open_with_provider, session_feed
 from .protocol import RunnerFacts
 from .written_out import attention_written_out
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ..feeding import Batch
     from .protocol import Runner, RunnerOptions
 
 __all__ = ["open_cuda", "open_openvino", "open_openvino_bf16", "open_tensorrt_ep"]
@@ -147,23 +148,32 @@ class _BoundOnGpu:
 
     device_ms = None
 
-    def __init__(self, onnxruntime: Any, options: RunnerOptions, session: Any, batch: np.ndarray[Any, Any]) -> None:
+    def __init__(self, onnxruntime: Any, options: RunnerOptions, session: Any, batch: Batch) -> None:
         import numpy as np
 
         self._run, self._binding, self._session = session.run_with_iobinding, session.io_binding(), session
-        self._batch = np.ascontiguousarray(batch)
-        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._batch, "cuda", 0)
-        self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._input)
-        self._binding.bind_output(session.get_outputs()[0].name, "cpu" if options.copies else "cuda")
-        self._fill = self._input.update_inplace if options.copies else None
+        self._fills: list[tuple[Any, np.ndarray[Any, Any]]] = []
+        for name, given in session_feed(session, batch).items():
+            array = np.ascontiguousarray(given)
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+            self._binding.bind_ortvalue_input(name, value)
+            self._fills.append((value, array))  # what is bound must stay alive
+        self._names = [one.name for one in session.get_outputs()]
+        for name in self._names:
+            self._binding.bind_output(name, "cpu" if options.copies else "cuda")
+        self._copies = options.copies
         self._run(self._binding)
 
     def __call__(self) -> None:
-        if self._fill is not None:
-            self._fill(self._batch)
+        if self._copies:
+            for value, array in self._fills:
+                value.update_inplace(array)
         self._run(self._binding)
         self._binding.synchronize_outputs()
 
     def output(self) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._binding.get_outputs()[0].numpy()
         return found
+
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: value.numpy() for name, value in zip(self._names, self._binding.get_outputs(), strict=True)}

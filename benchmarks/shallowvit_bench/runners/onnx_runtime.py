@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BenchError
+from ..feeding import arrays_by_name, batch_size, described
 from .protocol import Bound, Runner, RunnerFacts, RunnerOptions
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["Provider", "open_onnxruntime", "open_with_provider"]
+    from ..feeding import Batch
+
+__all__ = ["Provider", "open_onnxruntime", "open_with_provider", "session_feed"]
 
 _CPU = "CPUExecutionProvider"
 _BATCH = "batch"  # what our exports call the first dimension
@@ -61,7 +64,7 @@ class Provider:
     attach: Callable[[Any], None] = lambda _: None
     rewrite: Callable[[Path], tuple[bytes, int] | None] = lambda _: None
     fixes_batch: bool = False
-    bind: Callable[[Any, np.ndarray[Any, Any]], Bound] | None = None
+    bind: Callable[[Any, Batch], Bound] | None = None
 
 
 class _BoundSession:
@@ -69,11 +72,14 @@ class _BoundSession:
 
     device_ms = None
 
-    def __init__(self, session: Any, batch: np.ndarray[Any, Any]) -> None:
+    def __init__(self, session: Any, batch: Batch) -> None:
         self._run, self._binding, self._session = session.run_with_iobinding, session.io_binding(), session
-        self._binding.bind_cpu_input(session.get_inputs()[0].name, batch)
-        # The first run allocates the output, and the binding keeps it for all later ones.
-        self._binding.bind_output(session.get_outputs()[0].name)
+        for name, array in session_feed(session, batch).items():
+            self._binding.bind_cpu_input(name, array)
+        # The first run allocates the outputs, and the binding keeps them for all later ones.
+        self._names = [one.name for one in session.get_outputs()]
+        for name in self._names:
+            self._binding.bind_output(name)
         self._run(self._binding)
 
     def __call__(self) -> None:
@@ -82,6 +88,14 @@ class _BoundSession:
     def output(self) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = self._binding.get_outputs()[0].numpy()
         return found
+
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: value.numpy() for name, value in zip(self._names, self._binding.get_outputs(), strict=True)}
+
+
+def session_feed(session: Any, batch: Batch) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the arrays of a batch by the names of a session's inputs."""
+    return arrays_by_name(batch, [one.name for one in session.get_inputs()], "infer")
 
 
 class _OnnxRuntimeRunner:
@@ -94,21 +108,19 @@ class _OnnxRuntimeRunner:
         self._where = where
         self._bind = provider.bind or _BoundSession
 
-    def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
+    def bind(self, batch: Batch) -> Bound:
         with self._refusals(batch):
-            session = self._open_fixed(len(batch)) if self._open_fixed is not None else self._session
+            session = self._open_fixed(batch_size(batch)) if self._open_fixed is not None else self._session
             return self._bind(session, batch)
 
-    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def infer(self, batch: Batch) -> np.ndarray[Any, Any]:
         session = self._session
         with self._refusals(batch):
-            output: np.ndarray[Any, Any] = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: batch})[
-                0
-            ]
+            output: np.ndarray[Any, Any] = session.run([session.get_outputs()[0].name], session_feed(session, batch))[0]
         return output
 
-    def _refusals(self, batch: np.ndarray[Any, Any]) -> Any:
-        return _refusals(f"infer: onnxruntime could not run {self._where} on a batch {batch.dtype} {list(batch.shape)}")
+    def _refusals(self, batch: Batch) -> Any:
+        return _refusals(f"infer: onnxruntime could not run {self._where} on a batch {described(batch)}")
 
     def close(self) -> None:
         self._session = None

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ..feeding import Batch
+
 __all__ = ["Bound", "Runner", "RunnerFacts", "RunnerOptions"]
 
 
@@ -82,6 +84,9 @@ class Bound(Protocol):
     def output(self) -> np.ndarray[Any, Any]:
         """Return the first output of the last run; the next run overwrites it."""
 
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return every output of the last run by its name; the next run overwrites them."""
+
 
 class Runner(Protocol):
     """A loaded model.
@@ -92,10 +97,13 @@ class Runner(Protocol):
     facts: RunnerFacts
     errors: tuple[type[Exception], ...]
 
-    def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
-        """Put a batch where the runtime reads it, with place for the outputs, to be run any number of times."""
+    def bind(self, batch: Batch) -> Bound:
+        """Put a batch where the runtime reads it, with place for the outputs, to be run any number of times.
 
-    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        The batch is an array, or a dict of arrays by name for a graph of several inputs.
+        """
+
+    def infer(self, batch: Batch) -> np.ndarray[Any, Any]:
         """Run one batch and return the first output, complete; the next call may overwrite it."""
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engines import TITLES, engine_refusal
 from ..errors import BenchError
+from ..feeding import arrays_by_name, described
 from .cuda_driver import CudaGraph, first_gpu
 from .engine_plan import TensorPlan, bytes_of, choose_profile, float_from_host, host_from_batch, profile_ranges, tensor_plans
 from .protocol import Bound, Runner, RunnerFacts, RunnerOptions
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import numpy as np
+
+    from ..feeding import Batch
+
+    Arrays = dict[str, np.ndarray[Any, Any]]
+    Shapes = dict[str, tuple[int, ...]]
 
 __all__ = ["installed_version", "open_bundle_engine", "open_rtx", "open_tensorrt"]
 
@@ -145,54 +151,57 @@ class _EngineRunner:
         if self._rtx is not None:
             self.facts = replace(facts, options=facts.options | self._rtx.options)
         self._bound: list[_BoundEngine] = []
-        self._inferring: tuple[tuple[int, ...], _BoundEngine] | None = None
+        self._inferring: tuple[Shapes, _BoundEngine] | None = None
 
     def _batches(self, wanted: int | None) -> tuple[tuple[int, int], ...]:
         given = next(plan for plan in self._plans if plan.is_input)
         ranges = [(low[0], high[0]) for low, _, high in profile_ranges(self._engine, given.name)]
         return tuple(ranges if wanted is None else ranges[wanted : wanted + 1])
 
-    def bind(self, batch: np.ndarray[Any, Any]) -> Bound:
-        bound = self._new_bound(batch, graph=self._options.cuda_graph)
+    def bind(self, batch: Batch) -> Bound:
+        bound = self._new_bound(self._arrays(batch), graph=self._options.cuda_graph)
         self._bound.append(bound)
         if self._options.cuda_graph and bound.not_captured:
             remark = f"no CUDA graph: {bound.not_captured}"
             self.facts = replace(self.facts, cuda_graph=False, remarks=(*self.facts.remarks, remark))
         return bound
 
-    def infer(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        shape = tuple(batch.shape)
-        if self._inferring is None or self._inferring[0] != shape:
+    def infer(self, batch: Batch) -> np.ndarray[Any, Any]:
+        arrays = self._arrays(batch)
+        shapes = _shapes(arrays)
+        if self._inferring is None or self._inferring[0] != shapes:
             if self._inferring is not None:
                 self._inferring[1].close()
-            self._inferring = (shape, self._new_bound(batch, graph=False, copies=True))
+            self._inferring = (shapes, self._new_bound(arrays, graph=False, copies=True))
         bound = self._inferring[1]
-        bound.fill(batch)
+        bound.fill(arrays)
         with self._refusals(batch):
             bound()
         return bound.output()
 
-    def _new_bound(self, batch: np.ndarray[Any, Any], graph: bool, copies: bool | None = None) -> _BoundEngine:
-        given = next(plan for plan in self._plans if plan.is_input)
-        profile = choose_profile(self._engine, given.name, tuple(batch.shape), self._options.profile, self._where)
+    def _arrays(self, batch: Batch) -> Arrays:
+        return arrays_by_name(batch, [plan.name for plan in self._plans if plan.is_input], "infer")
+
+    def _new_bound(self, arrays: Arrays, graph: bool, copies: bool | None = None) -> _BoundEngine:
+        profile = choose_profile(self._engine, _shapes(arrays), self._options.profile, self._where)
         context = self._rtx.create_context() if self._rtx is not None else self._engine.create_execution_context()
         if context is None:
             raise BenchError(
                 f"open_engine: no execution context for {self._where}: {self._log.last_error()}; is the GPU's memory full?"
             )
-        with self._refusals(batch):
+        with self._refusals(arrays):
             bound = _BoundEngine(self._cuda, context, self._plans, profile, self._log.last_error)
-            bound.prepare(batch, self._options.copies if copies is None else copies)
+            bound.prepare(arrays, self._options.copies if copies is None else copies)
             if graph:
                 bound.capture()
         return bound
 
     @contextmanager
-    def _refusals(self, batch: np.ndarray[Any, Any]) -> Iterator[None]:
+    def _refusals(self, batch: Batch) -> Iterator[None]:
         try:
             yield
         except self._cuda.Error as err:
-            raise BenchError(f"infer: {self._where} can't run a batch {batch.dtype} {list(batch.shape)}: {err}") from err
+            raise BenchError(f"infer: {self._where} can't run a batch {_text(batch)}: {err}") from err
 
     def close(self) -> None:
         for bound in [*self._bound, *([self._inferring[1]] if self._inferring else [])]:
@@ -227,15 +236,15 @@ class _BoundEngine:
         self._copies = True
         self.not_captured = ""
 
-    def prepare(self, batch: np.ndarray[Any, Any], copies: bool) -> None:
+    def prepare(self, arrays: Arrays, copies: bool) -> None:
         """Choose shapes, make the buffers, put the batch in, and run once."""
         self._check(self._context.set_optimization_profile_async(self._profile, self._stream.handle), "choose the profile")
         self._stream.synchronize()
-        given = next(plan for plan in self._plans if plan.is_input)
-        self._check(self._context.set_input_shape(given.name, tuple(batch.shape)), f"take the shape {list(batch.shape)}")
+        for name, array in arrays.items():
+            self._check(self._context.set_input_shape(name, tuple(array.shape)), f"take the shape {list(array.shape)}")
         for plan in self._plans:
             self._make_buffers(plan, tuple(self._context.get_tensor_shape(plan.name)))
-        self.fill(batch)
+        self.fill(arrays)
         for copy in self._to_device:
             copy()
         self._copies = copies
@@ -252,10 +261,11 @@ class _BoundEngine:
         else:
             self._from_device.append(partial(self._cuda.memcpy_dtoh_async, host, device, self._stream))
 
-    def fill(self, batch: np.ndarray[Any, Any]) -> None:
-        """Put a batch of the same shape into the pinned buffer, in the engine's own type."""
-        given = next(plan for plan in self._plans if plan.is_input)
-        host_from_batch(given, batch, self._host[given.name])
+    def fill(self, arrays: Arrays) -> None:
+        """Put a batch of the same shapes into the pinned buffers, in the engine's own types."""
+        for plan in self._plans:
+            if plan.is_input:
+                host_from_batch(plan, arrays[plan.name], self._host[plan.name])
 
     def capture(self) -> None:
         """Capture the run, without the copies, so that the events around it leave them out; or remember why not."""
@@ -289,12 +299,14 @@ class _BoundEngine:
         return float(self._end.time_since(self._start))
 
     def output(self) -> np.ndarray[Any, Any]:
+        return next(iter(self.outputs().values()))
+
+    def outputs(self) -> Arrays:
         if not self._copies:
             for copy in self._from_device:
                 copy()
             self._stream.synchronize()
-        first = next(plan for plan in self._plans if not plan.is_input)
-        return float_from_host(first, self._host[first.name])
+        return {plan.name: float_from_host(plan, self._host[plan.name]) for plan in self._plans if not plan.is_input}
 
     def close(self) -> None:
         """Free the graph before the context whose work it holds, and both before the memory."""
@@ -311,6 +323,15 @@ class _BoundEngine:
     def _check(self, done: bool, what: str) -> None:
         if not done:
             raise BenchError(f"infer: the engine can't {what}: {self._last_error()}")
+
+
+def _shapes(arrays: Arrays) -> Shapes:
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def _text(batch: Batch) -> str:
+    """What a batch looks like; of a single array its shape alone, whatever the engine calls its input."""
+    return described(next(iter(batch.values())) if isinstance(batch, dict) and len(batch) == 1 else batch)
 
 
 def _logger(trt: Any) -> Any:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ..engines.build import ENGINE, LOG, REPORT, build_engine
 from ..engines.recipe import FOLDER, RECIPE, config_from_recipe, write_recipe
 from ..engines.records import BuildConfig
-from ..engines.sites import block_paths
 from ..files import disk_sentences, fsync_tree, hash_file
 from .checking import verify
 from .manifest import SCHEMA_VERSION, Engine, File, Manifest
@@ -64,7 +63,7 @@ def add_engine(folder: Path, manifest: Manifest, config: BuildConfig, graph: Pat
     """
     work = folder / ENGINES / "new"
     work.mkdir(parents=True)
-    built = build_engine(graph, work, config, block_paths(manifest.plan.paths, manifest.plan.kept))
+    built = build_engine(graph, work, config, manifest.plan.places_of_blocks)
     name = "-".join(filter(None, (str(built.flavour), built.target)))
     work.rename(work.with_name(name))
     place = f"{ENGINES}/{name}"
@@ -86,7 +85,7 @@ def add_recipe(folder: Path, manifest: Manifest, config: BuildConfig) -> Manifes
     Raises:
         ShallowvitError: see ``write_recipe``.
     """
-    write_recipe(folder, config, block_paths(manifest.plan.paths, manifest.plan.kept))
+    write_recipe(folder, config, manifest.plan.places_of_blocks)
     new = {f"{FOLDER}/{file.name}": _file(file) for file in sorted((folder / FOLDER).iterdir())}
     changes = {"files": dict(sorted((manifest.files | new).items())), "recipe": f"{FOLDER}/{RECIPE}", "target": config.target}
     return manifest.model_copy(update=changes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from shallowvit_bench.bundles import SAMPLES
+
 from ..errors import ShallowvitError
 from ..files import hash_file
 from .manifest import SCHEMA_VERSION, Engine, Manifest
@@ -92,8 +94,17 @@ def _check_graph(path: Path, manifest: Manifest) -> None:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as err:
         raise ShallowvitError(f"verify: the onnx checker refuses {path}: {str(err).partition(chr(10))[0]}") from err
-    name = onnx.load(path, load_external_data=False).graph.input[0].name
-    if name != manifest.graph.input.name:
-        raise ShallowvitError(
-            f"verify: {path} takes {name}, the manifest says {manifest.graph.input.name}; export the model again"
-        )
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    pairs = (
+        ("takes", [value.name for value in graph.input if value.name not in weights], manifest.graph.inputs),
+        ("gives", [value.name for value in graph.output], manifest.graph.outputs),
+    )
+    for verb, found, entries in pairs:
+        expected = [entry.name for entry in entries]
+        if found != expected:
+            raise ShallowvitError(
+                f"verify: {path} {verb} {', '.join(found)}, the manifest says {', '.join(expected)}; export the model again"
+            )
+    if len(manifest.graph.inputs) > 1 and SAMPLES not in manifest.files:
+        raise ShallowvitError(f"verify: {path.parent} has several inputs and no {SAMPLES}; export the model again")

@@ -2,18 +2,19 @@
 
 A newcomer's trap: readers on the device (``shallowvit_bench``) read this file without pydantic, so a change of a field's name
 or meaning, or a new field, is a new ``schema_version``. 2 added engines, the recipe, quantisation and the search over
-precisions.
+precisions; 3 several inputs and outputs, how the trace came about, and where the kept blocks stand. Older ones are upgraded on
+reading.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 __all__ = ["SCHEMA_VERSION", "Attention", "Engine", "File", "Graph", "Manifest", "Plan", "Score", "Scores", "Source"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class _Record(BaseModel):
@@ -65,8 +66,23 @@ class Scores(_Record):
     blocks: tuple[Score, ...]
 
 
+class Removal(_Record):
+    """How one list's blocks went: ``length`` and ``gone`` count in the list at ``list``; ``way`` is what was done, ``reason``
+    why that.
+    """
+
+    list: str
+    length: int
+    gone: tuple[int, ...]
+    way: str
+    reason: str = ""
+
+
 class Plan(_Record):
-    """Which blocks went, by number and module path, why each of them, and what it saved."""
+    """Which blocks went, by number and module path, why each of them, and what it saved.
+
+    ``paths`` are those of the unpruned model, ``places`` where the kept blocks stand in the pruned one (none: not told).
+    """
 
     removed: tuple[int, ...]
     kept: tuple[int, ...]
@@ -77,33 +93,66 @@ class Plan(_Record):
     parameters_after: int
     flops_before: int
     flops_after: int
+    places: tuple[str, ...] = ()
+    granularity: str = "block"
+    removals: tuple[Removal, ...] = ()
+
+    @property
+    def places_of_blocks(self) -> dict[str, int]:
+        """Module path in the pruned model -> number in the unpruned one, of each block that was kept."""
+        if self.places:
+            return dict(zip(self.places, self.kept, strict=True))
+        from ..engines.sites import block_paths
+
+        return block_paths(self.paths, self.kept)
 
 
 class Tensor(_Record):
-    """An output of the graph."""
+    """An output of the graph; ``source`` is what it is of, as ``logits`` or ``blocks.5``."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    source: str = ""
 
 
 class Input(_Record):
-    """The graph's input, without the batch."""
+    """An input of the graph, its shape without the batch, which stands in front where ``batch``.
+
+    A size that isn't fixed is a name of ``ranges``: least, greatest, step.
+    """
 
     name: str
     dtype: str
     layout: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
+    ranges: dict[str, tuple[int, int, int]] = {}
+    batch: bool = True
+
+    @property
+    def least_shape(self) -> tuple[int, ...]:
+        """The shape without the batch, each size that isn't fixed at its least."""
+        return tuple(size if isinstance(size, int) else self.ranges[size][0] for size in self.shape)
+
+
+class Step(_Record):
+    """A step of the trace: what was tried, what came of it (used, failed, not needed) and what it fixed in place."""
+
+    name: str
+    outcome: str
+    detail: str = ""
 
 
 class Graph(_Record):
-    """The ONNX graph."""
+    """The ONNX graph; the first input is the main one, and ``batch`` a number where it is fixed."""
 
     opset: int
     precision: str
     attention_nodes: int
-    input: Input
+    inputs: tuple[Input, ...]
     outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...] = ()
+    batch: int | Literal["dynamic"] = "dynamic"
     attention_precision: str | None = None
     attention_rewritten: int = 0
     attention_left: tuple[tuple[str, str], ...] = ()
@@ -124,8 +173,16 @@ class Preprocessing(_Record):
     crop_rounding: str = "down"
 
 
+class OutputParity(_Record):
+    """One output against torch."""
+
+    name: str
+    max_abs_error: float
+    relative_error: float
+
+
 class Parity(_Record):
-    """The graph against torch."""
+    """The graph against torch: the worst output's errors, and each output's."""
 
     precision: str
     inputs: int
@@ -135,6 +192,7 @@ class Parity(_Record):
     relative_error: float
     tolerance: float
     top1_agreement: float | None
+    outputs: tuple[OutputParity, ...] = ()
 
 
 class Metrics(_Record):
@@ -274,7 +332,7 @@ class Engine(_Record):
 class Manifest(_Record):
     """``manifest.json``."""
 
-    schema_version: Literal[1, 2]
+    schema_version: Literal[1, 2, 3]
     name: str
     files: dict[str, File]
     source: Source
@@ -291,3 +349,13 @@ class Manifest(_Record):
     engines: tuple[Engine, ...] = ()
     quantization: Quantization | None = None
     precision_search: PrecisionSearch | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, content: Any) -> Any:
+        """Bring a manifest of schema 1 or 2, which had one input, into the present form; its version stays what it was."""
+        graph = content.get("graph") if isinstance(content, dict) else None
+        if not isinstance(graph, dict) or content.get("schema_version") not in (1, 2) or "input" not in graph:
+            return content
+        rest = {key: value for key, value in graph.items() if key != "input"}
+        return content | {"graph": rest | {"inputs": [graph["input"]]}}

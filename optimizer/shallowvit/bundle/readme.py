@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .manifest import Manifest
+    from .manifest import Graph, Input, Manifest
 
 __all__ = ["readme_text"]
 
@@ -13,7 +13,6 @@ __all__ = ["readme_text"]
 def readme_text(manifest: Manifest) -> str:
     """Return the bundle's ``README.md``."""
     plan, graph, source = manifest.plan, manifest.graph, manifest.source
-    output = graph.outputs[0]
     removed = (
         f"blocks {_listed(plan.removed)} of {len(plan.paths)} removed" if plan.removed else f"all {len(plan.paths)} blocks"
     )
@@ -26,9 +25,7 @@ def readme_text(manifest: Manifest) -> str:
 | size | {plan.parameters_before:,} parameters became {plan.parameters_after:,} |
 | work | {plan.flops_before:,} floating-point operations an item became {plan.flops_after:,} |
 | graph | `model.onnx`, opset {graph.opset}, computes in {graph.precision} |
-| input | `{graph.input.name}`, {graph.input.dtype} [batch, {_listed(graph.input.shape)}] ({graph.input.layout}) |
-| output | `{output.name}`, {output.dtype} [{_listed(output.shape)}] |
-| checked | {_checked(manifest)} |
+{_input_rows(graph)}{_output_rows(graph)}| checked | {_checked(manifest)} |
 {_engine_rows(manifest)}
 `manifest.json` holds the hash of every file, the lineage, the preprocessing and the labels. To check the folder:
 `shallowvit verify .`; to measure it: `shallowvit bench .`.
@@ -41,6 +38,24 @@ Needs `numpy` and `onnxruntime`; run in this folder.
 {_snippet(manifest)}
 ```
 """
+
+
+def _input_rows(graph: Graph) -> str:
+    rows = []
+    for one in graph.inputs:
+        sizes = [str(graph.batch).replace("dynamic", "batch")] if one.batch else []
+        sizes += [str(size) for size in one.shape]
+        ranges = [f"{name} {low} to {high} by {step}" for name, (low, high, step) in one.ranges.items()]
+        rows.append(f"| input | `{one.name}`, {one.dtype} [{', '.join(sizes)}] ({'; '.join((one.layout, *ranges))}) |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _output_rows(graph: Graph) -> str:
+    rows = []
+    for one in graph.outputs:
+        of = f", of `{one.source}`" if one.source not in ("", "output", one.name) else ""
+        rows.append(f"| output | `{one.name}`, {one.dtype} [{_listed(one.shape)}]{of} |")
+    return "".join(f"{row}\n" for row in rows)
 
 
 def _checked(manifest: Manifest) -> str:
@@ -81,21 +96,46 @@ def _snippet(manifest: Manifest) -> str:
         'manifest = json.load(open("manifest.json"))',
         'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
     ]
+    main, *others = manifest.graph.inputs
+    if others:
+        lines.append('samples = np.load("inputs.npz")  # a few items of every input: put yours in their place')
     if settings is None:
-        lines.append(
-            f"x = np.zeros((1, *{manifest.graph.input.shape}), np.{manifest.graph.input.dtype})  # your input, prepared as in "
-            "training"
-        )
+        value = f'samples["{main.name}"][:1]' if others else f"np.zeros({_zero_shape(main)}, np.{_numpy(main.dtype)})"
+        lines.append(f"x = {value}  # your input, prepared as in training")
     else:
         lines.append(f"x = np.zeros((1, *{settings.frame_shape}), np.uint8)  # your RGB frames")
         if not settings.in_graph:
             lines.append('p = manifest["preprocessing"]')
             lines.append('x = ((x * p["rescale"] - p["mean"]) / p["std"]).astype(np.float32)')
-            lines.append(f"x = np.moveaxis(x, -1, -3)  # {manifest.graph.input.layout}")
-    lines.append(f'output = session.run(None, {{"{manifest.graph.input.name}": x}})[0]')
+            lines.append(f"x = np.moveaxis(x, -1, -3)  # {main.layout}")
+    if manifest.graph.batch not in ("dynamic", 1):
+        lines.append(f"x = np.repeat(x, {manifest.graph.batch}, axis=0)  # the graph takes this many items and no others")
+    lines += _run_lines(manifest)
     classes = '(manifest["labels"] or range(output.shape[-1]))[int(output[0].argmax())]'
     lines.append(f"print({classes})" if manifest.graph.outputs[0].name == "logits" else "print(output.shape)")
     return "\n".join(lines)
+
+
+def _run_lines(manifest: Manifest) -> list[str]:
+    main, *others = manifest.graph.inputs
+    feeds = [f'"{main.name}": x']
+    feeds += [f'"{one.name}": samples["{one.name}"]' + ("[: len(x)]" if one.batch else "") for one in others]
+    outputs = manifest.graph.outputs
+    if len(outputs) == 1:
+        return [f"output = session.run(None, {{{', '.join(feeds)}}})[0]"]
+    return [
+        "outputs = dict(zip([one.name for one in session.get_outputs()],",
+        f"                   session.run(None, {{{', '.join(feeds)}}})))",
+        f'output = outputs["{outputs[0].name}"]',
+    ]
+
+
+def _zero_shape(one: Input) -> str:
+    return str((1, *one.least_shape)) if one.batch else str(one.least_shape)
+
+
+def _numpy(dtype: str) -> str:
+    return "bool_" if dtype == "bool" else dtype
 
 
 def _listed(values: tuple[int | str, ...] | tuple[int, ...]) -> str:

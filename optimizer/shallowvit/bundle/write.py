@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import shallowvit
+from shallowvit_bench.bundles import SAMPLES
 from shallowvit_bench.datasets import check_dataset
 
 from ..errors import ShallowvitError
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from ..exporting import ExportedOnnx
     from ..exporting.precision_search import SearchConfig
     from ..exporting.quantize_records import PrecisionSearch, QuantizeConfig, QuantizedGraph
+    from ..exporting.records import GraphInput
     from ..models import LoadedModel
 
 __all__ = ["export"]
 
 CALIBRATION = "calibration.json"
+_SAMPLES = 4  # items
 
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 _FAMILY_TOOLS = {"transformers": ("transformers",), "timm": ("timm",), "torchvision": ("torchvision",)}
@@ -88,6 +91,8 @@ def export(
             manifest = manifest.model_copy(update={"precision_search": _search(found)})
         if exported.quantized:
             _write_calibration(folder, exported.quantized, config.quantize)
+        if len(exported.inputs) > 1:
+            _write_samples(folder, pruned.model, exported.inputs)
         if recipe:
             manifest = add_recipe(folder, manifest, recipe)
         if build:
@@ -99,6 +104,16 @@ def export(
             manifest = manifest.model_copy(update={"metrics": {data: _accuracy(folder, data)}})
             write_manifest(manifest, folder)
     return Bundle(out, manifest)
+
+
+def _write_samples(folder: Path, model: LoadedModel, inputs: tuple[GraphInput, ...]) -> None:
+    """A few items of every input, for whoever measures the graph or writes the code around it."""
+    import numpy as np
+
+    from ..exporting.inputs import sample_inputs
+
+    items, _inputs_from = sample_inputs(inputs, model, _SAMPLES)
+    np.savez_compressed(folder / SAMPLES, **items)  # type: ignore[arg-type]
 
 
 def _files(folder: Path) -> dict[str, File]:
@@ -115,7 +130,7 @@ def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, config: Ex
     settings = model.input_spec.preprocessing
     preprocessing = asdict(settings) | {"in_graph": embedded} if settings else None
     if preprocessing and embedded:
-        preprocessing["frame_shape"] = exported.input.shape
+        preprocessing["frame_shape"] = exported.input.least_shape
     return Manifest.model_validate(
         {
             "schema_version": SCHEMA_VERSION,
@@ -123,13 +138,15 @@ def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, config: Ex
             "files": {},
             "source": source,
             "scores": {key: scores[key] for key in ("criterion", "needs", "unit", "settings", "blocks")} if scores else None,
-            "plan": chosen,
+            "plan": chosen | _places(pruned),
             "graph": {
                 "opset": exported.opset,
                 "precision": exported.precision,
                 "attention_nodes": exported.attention_nodes,
-                "input": asdict(exported.input),
-                "outputs": (asdict(exported.output),),
+                "inputs": tuple(map(asdict, exported.inputs)),
+                "outputs": tuple(map(asdict, exported.outputs)),
+                "steps": tuple(map(asdict, exported.steps)),
+                "batch": exported.batch,
                 "attention_precision": str(config.attention_precision) if config.attention_precision else None,
                 "attention_rewritten": exported.attention_rewritten,
                 "attention_left": exported.attention_left,
@@ -143,6 +160,19 @@ def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, config: Ex
             "tools": _tool_versions(model.origin.family),
         }
     )
+
+
+def _places(pruned: PrunedModel) -> dict[str, Any]:
+    """Where the kept blocks stand now, and how the others went."""
+    removals = [
+        {"list": one.path, "length": one.length, "gone": one.gone, "way": one.way, "reason": one.reason}
+        for one in pruned.removals
+    ]
+    return {
+        "places": tuple(pruned.places),
+        "granularity": str(pruned.plan.granularity) if hasattr(pruned.plan, "granularity") else "block",
+        "removals": tuple(removals),
+    }
 
 
 def _quantization(exported: ExportedOnnx, config: ExportConfig) -> dict[str, Any] | None:

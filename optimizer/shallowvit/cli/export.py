@@ -38,6 +38,7 @@ from .options import (
     MaxGaps,
     Mix,
     Out,
+    Outputs,
     Protect,
     PruneRatio,
     Quiet,
@@ -121,6 +122,7 @@ def export(
     frame_size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size of those frames where it isn't the model's own, e.g. 240x320.")
     ] = None,
+    output: Outputs = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -170,6 +172,7 @@ def export(
         max_accuracy_drop=max_accuracy_drop,
         embed_preprocessing=embed_preprocessing,
         frame_size=_frame_size(frame_size),
+        outputs=tuple(output or ()),
     )
     _check_paths(source, out, force, (data, calibration))
     _check_wish(build, export_config, engine, data, auto=chosen is None)

@@ -25,6 +25,7 @@ __all__ = [
     "MaxGaps",
     "Mix",
     "Out",
+    "Outputs",
     "Protect",
     "PruneRatio",
     "Quiet",
@@ -127,6 +128,16 @@ MaxGaps = Annotated[
     int, typer.Option(help="Of gaps: how many removed runs may have a kept block of their stack on both sides.")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write; it appears only when whole.")]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        metavar="NAME",
+        help="What the graph gives, once for each: logits, features (the states before the head), an entry of the model's own "
+        "output, a module's path as in the unpruned model (blocks.5), or PATH:queries|keys|values of a packed projection.  "
+        "[default: the logits, else the first output]",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output folder whole if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]

@@ -33,14 +33,14 @@ _PERCENTILE_BINS = 2048
 
 
 def activation_ranges(
-    source: Path, tensors: Sequence[str], batches: Iterable[np.ndarray[Any, Any]], config: QuantizeConfig
+    source: Path, tensors: Sequence[str], batches: Iterable[Mapping[str, np.ndarray[Any, Any]]], config: QuantizeConfig
 ) -> tuple[ActivationRange, ...]:
     """Return the range of each named tensor over all batches.
 
     Args:
         source: The graph, in fp32, fp16 or bf16.
         tensors: Names of float values in it.
-        batches: Inputs as the graph takes them, [B, ...].
+        batches: Inputs as the graph takes them, [B, ...], by name.
         config: ``method`` and ``percentile``.
 
     Raises:
@@ -49,12 +49,12 @@ def activation_ranges(
     collector = _MinMax() if config.method is CalibrationMethod.MINMAX else _Histograms(config)
     with tempfile.TemporaryDirectory() as name:
         session = _open_with_outputs(source, tensors, Path(name))
-        graph_input, count = session.get_inputs()[0].name, 0
+        main, count = session.get_inputs()[0].name, 0
         for batch in batches:
-            values = dict(zip(tensors, session.run(list(tensors), {graph_input: batch}), strict=True))
+            values = dict(zip(tensors, session.run(list(tensors), dict(batch)), strict=True))
             _check_finite(values, source)
             collector.collect(values)  # a batch at a time: a calibrator of onnxruntime keeps the outputs of all of them
-            count += len(batch)
+            count += len(batch[main])
     if not count:
         raise ShallowvitError("quantize: there are no calibration inputs; give a data set with --calibration")
     return tuple(ActivationRange(tensor, low, high) for tensor, (low, high) in collector.ranges().items())

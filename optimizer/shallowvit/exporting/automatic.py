@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .calibration_inputs import info_of_graph
-from .onnx_export import export_onnx, graph_input_of
+from .onnx_export import export_onnx, inputs_of_graph
 from .precision_search import search_precision
 from .records import FLOATS, Precision
 
@@ -44,7 +44,7 @@ def settle_precision(
 
     with tempfile.TemporaryDirectory(prefix="shallowvit-") as name:
         folder = Path(name)
-        info = info_of_graph(pruned.model, graph_input_of(pruned.model, config), folder / "fp32.onnx", "fp32")
+        info = info_of_graph(pruned.model, inputs_of_graph(pruned.model, config), folder / "fp32.onnx", "fp32")
         found = search_precision(export, info, folder, search, progress)
     candidate = next(candidate for candidate in search.candidates if candidate.name == found.chosen)
     if candidate.precision in FLOATS:

@@ -15,8 +15,10 @@ import numpy as np
 from shallowvit_bench.accuracy import wilson_interval
 from shallowvit_bench.datasets import open_dataset
 from shallowvit_bench.errors import BenchError
+from shallowvit_bench.feeding import batch_beside
 from shallowvit_bench.preprocessing import input_from_frames
 from shallowvit_bench.runners import RunnerOptions, open_onnxruntime
+from shallowvit_bench.runners.onnx_runtime import session_feed
 
 from ..errors import ParityError, ShallowvitError
 from .bf16 import emulated_bf16
@@ -24,12 +26,14 @@ from .calibration_inputs import item_hashes
 from .quantize_records import AccuracyError, QuantizationCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from shallowvit_bench.bundles import BundleInfo
+    from shallowvit_bench.feeding import Batch
 
     from .calibration_inputs import CalibrationInputs
+    from .records import GraphInput
 
 __all__ = ["EvaluationItems", "check_outputs", "items_from_inputs", "outputs_of", "read_evaluation"]
 
@@ -48,7 +52,7 @@ class EvaluationItems:
     count: int
     held_out: int
     labels: np.ndarray[Any, Any] | None = field(repr=False)
-    batches: Callable[[], Iterator[np.ndarray[Any, Any]]] = field(repr=False)
+    batches: Callable[[], Iterator[Batch]] = field(repr=False)
 
 
 def read_evaluation(info: BundleInfo, data: str, calibration: CalibrationInputs | None = None) -> EvaluationItems:
@@ -77,22 +81,28 @@ def read_evaluation(info: BundleInfo, data: str, calibration: CalibrationInputs 
             "--samples or give other --data"
         )
 
-    def batches() -> Iterator[np.ndarray[Any, Any]]:
+    def batches() -> Iterator[Batch]:
         for first in range(0, len(free), _BATCH):
-            yield input_from_frames(dataset.take(free[first : first + _BATCH].tolist()), info)
+            items = free[first : first + _BATCH].tolist()
+            yield batch_beside(input_from_frames(dataset.take(items), info), info, dataset.beside_of(items))
 
     labels = dataset.labels[free] if len(dataset.labels) else None
     return EvaluationItems(data, len(free), dataset.count - len(free), labels, batches)
 
 
-def items_from_inputs(inputs: np.ndarray[Any, Any], inputs_from: str) -> EvaluationItems:
-    """Return inputs in memory [N, ...] as items without labels: what parity is shown on where no data is named."""
+def items_from_inputs(
+    inputs: Mapping[str, np.ndarray[Any, Any]], graph_inputs: Sequence[GraphInput], inputs_from: str
+) -> EvaluationItems:
+    """Return inputs in memory, by name, as items without labels: what parity is shown on where no data is named."""
+    count = len(inputs[graph_inputs[0].name])
 
-    def batches() -> Iterator[np.ndarray[Any, Any]]:
-        for first in range(0, len(inputs), _BATCH):
-            yield inputs[first : first + _BATCH]
+    def batches() -> Iterator[Batch]:
+        for first in range(0, count, _BATCH):
+            yield {
+                one.name: inputs[one.name][first : first + _BATCH] if one.batch else inputs[one.name] for one in graph_inputs
+            }
 
-    return EvaluationItems(inputs_from, len(inputs), 0, None, batches)
+    return EvaluationItems(inputs_from, count, 0, None, batches)
 
 
 def outputs_of(path: Path, base: str, items: EvaluationItems, threads: int | None = None) -> tuple[np.ndarray[Any, Any], str]:
@@ -108,8 +118,8 @@ def outputs_of(path: Path, base: str, items: EvaluationItems, threads: int | Non
     options.intra_op_num_threads = threads or 0  # 0: it chooses
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it would drop the rounding
     session = onnxruntime.InferenceSession(emulated_bf16(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    outputs = [session.run(None, {name: batch})[0] for batch in items.batches()]
+    first = session.get_outputs()[0].name
+    outputs = [session.run([first], session_feed(session, batch))[0] for batch in items.batches()]
     return np.concatenate(outputs), f"{computed_by}, bf16 emulated: every result rounded to bf16"
 
 

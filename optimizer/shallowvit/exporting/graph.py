@@ -6,51 +6,92 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from ..errors import ShallowvitError
 from .ladder import export_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx_ir
     from torch import nn
 
-    from .records import ExportConfig, GraphInput
+    from .records import ExportConfig, ExportStep, GraphInput
 
-__all__ = ["EXTERNAL_DATA_ABOVE_BYTES", "count_attention", "output_shape", "trace", "write_graph"]
+__all__ = ["EXTERNAL_DATA_ABOVE_BYTES", "batch_of", "count_attention", "output_facts", "trace", "write_graph"]
 
 EXTERNAL_DATA_ABOVE_BYTES = 2_000_000_000  # a protobuf message can't pass 2 GiB
 _FOLDED_NUMBERS = 2**23  # a bias of 577 x 577 tokens and 16 heads is 5.3 million
 _KEPT_METADATA = ("namespace", "pkg.torch.onnx.name_scopes")  # which block a node is of; the rest holds paths of this machine
 
 
-def trace(module: nn.Module, graph_input: GraphInput, output_name: str, config: ExportConfig) -> onnx_ir.Model:
-    """Trace the module with a dynamic batch into an ONNX model in memory.
+def trace(
+    module: nn.Module,
+    graph_inputs: Sequence[GraphInput],
+    output_names: Sequence[str],
+    config: ExportConfig,
+    items: Mapping[str, np.ndarray[Any, Any]] | None = None,
+) -> tuple[onnx_ir.Model, tuple[ExportStep, ...]]:
+    """Trace the module into an ONNX model in memory, the batch and named sizes dynamic, and say how that came about.
+
+    Args:
+        module: Takes the inputs by position.
+        graph_inputs: The main one first.
+        output_names: One an output.
+        config: Its opset.
+        items: Four items or more of every input, by name, real ones: what the values of inputs beside the main one may be, and
+            what the main one may be where its values decide what is traced.
 
     Raises:
         ShallowvitError: torch can't trace or translate it; the sentence names the model's line.
     """
-    dtype = torch.uint8 if graph_input.dtype == "uint8" else torch.float32
-    example = torch.zeros(2, *graph_input.shape, dtype=dtype)  # a batch of 1 would be taken for a constant
+    batch = torch.export.Dim("batch")
+    named = {name: _dim(name, *ranges) for one in graph_inputs for name, ranges in one.ranges.items()}
+    main, *others = graph_inputs
+    example = (_zeros(main), *(_zeros(one) if items is None else _taken(one, items, 0) for one in others))
     with _quiet():
-        model, _steps = export_program(
+        model, steps = export_program(
             module,
-            (example,),
-            ({0: torch.export.Dim("batch")},),
+            example,
+            tuple(_dynamic(one, batch, named) for one in graph_inputs),
             opset=config.opset,
-            input_names=[graph_input.name],
-            output_names=[output_name],
+            input_names=[one.name for one in graph_inputs],
+            output_names=list(output_names),
+            samples=[tuple(_taken(one, items, 2) for one in graph_inputs)] if items else (),
         )
     _fold_constants(model)
     for node in model.graph.all_nodes():
         for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
             del node.metadata_props[key]
-    return model
+    return model, steps
+
+
+def _dim(name: str, low: int, high: int, step: int) -> Any:
+    """A size from ``low`` to ``high`` by ``step``."""
+    if step == 1:
+        return torch.export.Dim(name, min=low, max=high)
+    return step * torch.export.Dim(f"{name}_steps", min=low // step, max=high // step)
+
+
+def _dynamic(one: GraphInput, batch: Any, named: Mapping[str, Any]) -> dict[int, Any]:
+    before = 1 if one.batch else 0
+    found = {place + before: named[size] for place, size in enumerate(one.shape) if isinstance(size, str)}
+    return {0: batch, **found} if one.batch else found
+
+
+def _zeros(one: GraphInput) -> torch.Tensor:
+    """Two items, since a batch of 1 would be taken for a constant."""
+    shape = (2, *one.least_shape) if one.batch else one.least_shape
+    return torch.zeros(shape, dtype=getattr(torch, one.dtype))
+
+
+def _taken(one: GraphInput, items: Mapping[str, np.ndarray[Any, Any]], first: int) -> torch.Tensor:
+    return torch.from_numpy(np.array(items[one.name][first : first + 2] if one.batch else items[one.name]))
 
 
 def _fold_constants(model: onnx_ir.Model) -> None:
@@ -90,11 +131,21 @@ def count_attention(model: onnx_ir.Model, opset: int) -> int:
     return sum(node.op_type == wanted for node in model.graph.all_nodes())
 
 
-def output_shape(model: onnx_ir.Model) -> tuple[int | str, ...]:
-    """Return the shape of the first output, its dynamic dimensions by name."""
-    shape = model.graph.outputs[0].shape
-    assert shape is not None
-    return tuple(dim if isinstance(dim, int) else str(dim) for dim in shape)
+def output_facts(model: onnx_ir.Model) -> tuple[tuple[str, tuple[int | str, ...]], ...]:
+    """Return numpy's type and the shape of each output, dynamic sizes by name."""
+    found = []
+    for value in model.graph.outputs:
+        assert value.shape is not None and value.dtype is not None
+        dims = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
+        found.append((str(value.dtype.numpy()), dims))
+    return tuple(found)
+
+
+def batch_of(model: onnx_ir.Model) -> int | Literal["dynamic"]:
+    """Return the batch of the main input where it was fixed."""
+    shape = model.graph.inputs[0].shape
+    first = shape[0] if shape is not None else None
+    return first if isinstance(first, int) else "dynamic"
 
 
 @contextmanager

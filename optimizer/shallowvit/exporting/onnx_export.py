@@ -18,21 +18,24 @@ from ..engines.sites import block_paths
 from ..errors import ShallowvitError
 from .deployment import deployable, frame_shape
 from .fusing import FusedAttention, fuse_attention
-from .graph import count_attention, output_shape, trace, write_graph
+from .graph import batch_of, count_attention, output_facts, trace, write_graph
+from .inputs import graph_inputs_of, sample_inputs
 from .islands import cast_attention
 from .masks import drop_neutral_masks
-from .parity import check_parity, number_of_inputs, real_inputs
+from .outputs import wanted_outputs
+from .parity import check_parity, number_of_inputs
 from .quantizing import quantize_checked
 from .records import FLOATS, ExportConfig, ExportedOnnx, GraphInput, GraphOutput, Precision
 from .upcast import upcast_nodes
 
 if TYPE_CHECKING:
     import onnx_ir
+    from torch import nn
 
     from ..models import LoadedModel
     from ..pruning import PrunedModel
 
-__all__ = ["export_onnx", "graph_input_of"]
+__all__ = ["export_onnx", "inputs_of_graph"]
 
 
 def export_onnx(
@@ -61,7 +64,7 @@ def export_onnx(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".float-") as folder:
         floats = replace(config, precision=config.base, float_precision=None, quantize=None, keep_precise=())
         exported = _export_float(pruned, Path(folder) / path.name, floats)
-        reference = deployable(pruned.model, preprocess=config.embed_preprocessing, frame_size=config.frame_size)
+        reference = _deployed(pruned, config)
         quantized, check = quantize_checked(pruned.model, exported, path, quantize, reference, data, config.max_accuracy_drop)
     return replace(
         exported, path=path, opset=quantized.opset, precision=str(config.precision), quantized=quantized, check=check
@@ -70,37 +73,51 @@ def export_onnx(
 
 def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> ExportedOnnx:
     model = pruned.model
-    graph_input = graph_input_of(model, config)
+    inputs = inputs_of_graph(model, config)
+    wanted = wanted_outputs(pruned, config.outputs)
+    items, inputs_from = sample_inputs(inputs, model, number_of_inputs(model.flops))
     names = _kept_names(model, config)
-    module = deployable(
-        model,
-        config.precision,
-        keep_precise=names.modules,
-        preprocess=config.embed_preprocessing,
-        frame_size=config.frame_size,
-    )
-    graph = trace(module, graph_input, _output_name(model), config)
+    module = _deployed(pruned, config, config.precision, names.modules)
+    graph, steps = trace(module, inputs, [one.name for one in wanted], config, items)
     fused = _settle_attention(graph, config, names.nodes)
     attention_nodes = count_attention(graph, config.opset)
-    shape = output_shape(graph)
+    outputs = tuple(
+        GraphOutput(one.name, dtype, shape, one.source) for one, (dtype, shape) in zip(wanted, output_facts(graph), strict=True)
+    )
+    batch = batch_of(graph)
     write_graph(graph, path, _metadata(pruned, config))
     del graph, module
     gc.collect()  # the traced program holds the weights a second time
 
-    reference = deployable(model, preprocess=config.embed_preprocessing, frame_size=config.frame_size)
-    inputs, inputs_from = real_inputs(graph_input, model.input_spec, number_of_inputs(model.flops))
-    parity = check_parity(path, reference, graph_input, inputs, inputs_from, config.precision)
+    fixed = None if batch == "dynamic" else batch
+    parity = check_parity(path, _deployed(pruned, config), inputs, items, inputs_from, config.precision, fixed)
     return ExportedOnnx(
         path=path,
         opset=config.opset,
         precision=str(config.precision),
-        input=graph_input,
-        output=GraphOutput(_output_name(model), "float32", shape),
+        inputs=inputs,
+        outputs=outputs,
         attention_nodes=attention_nodes,
         blocks=len(pruned.plan.kept),
         parity=parity,
         attention_rewritten=fused.rewritten,
         attention_left=fused.left,
+        steps=steps,
+        batch=batch,
+    )
+
+
+def _deployed(
+    pruned: PrunedModel, config: ExportConfig, precision: Precision = Precision.FP32, keep_precise: tuple[str, ...] = ()
+) -> nn.Module:
+    """The module with the graph's inputs and outputs; in fp32 what the graph is compared with."""
+    return deployable(
+        pruned.model,
+        precision,
+        keep_precise=keep_precise,
+        preprocess=config.embed_preprocessing,
+        frame_size=config.frame_size,
+        outputs=wanted_outputs(pruned, config.outputs),
     )
 
 
@@ -150,21 +167,13 @@ def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tu
     return fused
 
 
-def graph_input_of(model: LoadedModel, config: ExportConfig) -> GraphInput:
-    """Return the input that the exported graph will have."""
-    spec = model.input_spec
+def inputs_of_graph(model: LoadedModel, config: ExportConfig) -> tuple[GraphInput, ...]:
+    """Return the inputs that the exported graph will have, the main one first."""
+    main, *others = graph_inputs_of(model)
     if not config.embed_preprocessing:
-        return GraphInput(spec.name, "float32", spec.layout, spec.shape)
-    layout = "NTHWC" if spec.layout == "NTCHW" else "NHWC"
-    return GraphInput("frames", "uint8", layout, frame_shape(model, config.frame_size))
-
-
-def _output_name(model: LoadedModel) -> str:
-    """``logits`` of a classifier, else ``features``."""
-    head = getattr(model.module, "num_classes", 0) or hasattr(getattr(model.module, "config", None), "id2label")
-    known = model.origin.family in ("timm", "torchvision")
-    classifies = model.labels is not None or (isinstance(head, int) and head > 0 and known)
-    return "logits" if classifies or model.origin.architecture.endswith("Classification") else "features"
+        return (main, *others)
+    layout = "NTHWC" if main.layout == "NTCHW" else "NHWC"
+    return (GraphInput("frames", "uint8", layout, frame_shape(model, config.frame_size)), *others)
 
 
 def _metadata(pruned: PrunedModel, config: ExportConfig) -> dict[str, str]:

@@ -12,16 +12,19 @@ import torch
 
 from ..errors import ParityError, ShallowvitError
 from .bf16 import emulated_bf16
-from .records import FLOATS, Parity, Precision
+from .records import FLOATS, OutputParity, Parity, Precision
 from .values import FLOAT_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
 
     from ..models import InputSpec
     from .records import GraphInput
+
+    Items = Mapping[str, np.ndarray[Any, Any]]  # by input; of those without a batch the one there is
 
 __all__ = ["TOLERANCES", "check_parity", "number_of_inputs", "real_inputs"]
 
@@ -35,15 +38,21 @@ def number_of_inputs(flops: int) -> int:
     return int(min(32, max(4, _CHECKED_FLOPS // max(1, flops))))
 
 
-def real_inputs(graph_input: GraphInput, spec: InputSpec, count: int) -> tuple[np.ndarray[Any, Any], str]:
+def real_inputs(
+    graph_input: GraphInput, spec: InputSpec | None, count: int, largest: int = 1
+) -> tuple[np.ndarray[Any, Any], str]:
     """Return ``count`` inputs for the graph and where they come from: clips of handwritten digits, resized to fit.
 
-    Inputs that aren't pictures or clips (spectrograms, features) are drawn from a normal distribution.
+    Inputs that aren't pictures or clips (spectrograms, features) are drawn from a normal distribution, whole numbers from 0 to
+    ``largest``.
     """
     from shallowvit_bench.demo_clips import demo_clips
 
     uint8 = graph_input.dtype == "uint8"
-    shape, layout = graph_input.shape, graph_input.layout
+    shape, layout = graph_input.least_shape, graph_input.layout
+    if graph_input.dtype in ("int32", "int64", "bool"):
+        drawn = np.random.default_rng(0).integers(0, largest + 1, (count, *shape))
+        return drawn.astype(graph_input.dtype), f"whole numbers from 0 to {largest}"
     if layout not in ("NTCHW", "NCHW", "NTHWC", "NHWC"):
         return np.random.default_rng(0).standard_normal((count, *shape), dtype=np.float32), "normal distribution"
     channels = shape[-1] if uint8 else shape[-3]
@@ -59,7 +68,7 @@ def real_inputs(graph_input: GraphInput, spec: InputSpec, count: int) -> tuple[n
     if uint8:
         pixels = pixels.permute(0, 1, 3, 4, 2).to(torch.uint8)
     else:
-        settings = spec.preprocessing
+        settings = spec.preprocessing if spec else None
         mean, std = (settings.mean, settings.std) if settings else ((0.5,) * channels, (0.5,) * channels)
         rescale = settings.rescale if settings else 1 / 255
         pixels = (pixels * rescale - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
@@ -68,41 +77,114 @@ def real_inputs(graph_input: GraphInput, spec: InputSpec, count: int) -> tuple[n
 
 
 def check_parity(
-    path: Path, module: nn.Module, graph_input: GraphInput, inputs: np.ndarray[Any, Any], inputs_from: str, precision: Precision
+    path: Path,
+    module: nn.Module,
+    graph_inputs: GraphInput | Sequence[GraphInput],
+    inputs: np.ndarray[Any, Any] | Items,
+    inputs_from: str,
+    precision: Precision,
+    batch: int | None = None,
 ) -> Parity:
-    """Run the graph in onnxruntime and the fp32 module in torch on the same inputs and compare.
+    """Run the graph in onnxruntime and the fp32 module in torch on the same inputs and compare every output.
 
     The inputs go through in a batch of 3 and one of the rest, so that a batch baked into the graph shows. The tolerance is that
     of the lowest float type in the graph: an fp32 graph with bf16 attention is held to bf16's.
 
+    Args:
+        path: The graph.
+        module: Takes its inputs by position.
+        graph_inputs: The graph's, the main one first.
+        inputs: Items of the one input, or of each by its name.
+        inputs_from: Where those of the main one come from, for messages.
+        precision: What the graph computes in.
+        batch: The graph's, where it is fixed.
+
     Raises:
         ParityError: the outputs differ by more than the tolerance, or are all zero.
     """
+    graph_inputs = (graph_inputs,) if not isinstance(graph_inputs, tuple | list) else graph_inputs
+    items = {graph_inputs[0].name: inputs} if isinstance(inputs, np.ndarray) else inputs
+    batches = _batches(graph_inputs, items, batch)
     with torch.no_grad():
-        expected = np.concatenate([module(torch.from_numpy(batch)).numpy() for batch in _batches(inputs)])
+        expected = [_in_torch(module, graph_inputs, one) for one in batches]
     types = _float_types(path)
     lowest = max((*types, precision) if precision in FLOATS else types, key=FLOATS.index, default=Precision.FP32)
-    found, computed_by = _run(path, graph_input, inputs, types)
-    scale = float(np.abs(expected).max())
-    if scale < 1e-6:
+    found, names, computed_by = _run(path, batches, types)
+    outputs = tuple(
+        _output_parity(name, [one[place] for one in expected], [one[place] for one in found])
+        for place, name in enumerate(names)
+    )
+    count = len(items[graph_inputs[0].name])
+    silent = [one.name for one, zero in outputs if zero]
+    if silent:
+        what = "the model's outputs are" if len(outputs) == 1 else f"the model's output {silent[0]} is"
         raise ParityError(
-            f"export: the model's outputs are all zero on {len(inputs)} inputs ({inputs_from}), so parity can't be shown; is "
-            "its head trained?"
+            f"export: {what} all zero on {count} inputs ({inputs_from}), so parity can't be shown; is its head trained?"
         )
-    error = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
+    worst = max((one for one, _zero in outputs), key=lambda one: one.relative_error)
     tolerance = TOLERANCES[lowest]
-    agreement = float((found.argmax(-1) == expected.argmax(-1)).mean()) if expected.ndim == 2 else None
     label = precision if lowest == precision else f"{precision} with {lowest} in it"
-    if not error / scale <= tolerance:
+    if not worst.relative_error <= tolerance:
+        what = "the graph's outputs differ" if len(outputs) == 1 else f"the graph's output {worst.name} differs"
         raise ParityError(
-            f"export: in {label} the graph's outputs differ from torch by {error / scale:.2g} of the largest output over "
-            f"{len(inputs)} inputs, above the tolerance of {tolerance:g}. Use a higher --precision"
+            f"export: in {label} {what} from torch by {worst.relative_error:.2g} of the largest output over {count} inputs, "
+            f"above the tolerance of {tolerance:g}. Use a higher --precision"
         )
-    return Parity(str(precision), len(inputs), inputs_from, computed_by, error, error / scale, tolerance, agreement)
+    return Parity(
+        str(precision),
+        count,
+        inputs_from,
+        computed_by,
+        max(one.max_abs_error for one, _zero in outputs),
+        worst.relative_error,
+        tolerance,
+        _agreement([one[0] for one in expected], [one[0] for one in found]),
+        tuple(one for one, _zero in outputs),
+    )
 
 
-def _batches(inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    return [inputs[:3], *(inputs[first : first + 8] for first in range(3, len(inputs), 8))]
+def _in_torch(module: nn.Module, graph_inputs: Sequence[GraphInput], batch: Items) -> list[np.ndarray[Any, Any]]:
+    output = module(*(torch.from_numpy(np.ascontiguousarray(batch[one.name])) for one in graph_inputs))
+    return [one.numpy() for one in (output if isinstance(output, tuple) else (output,))]
+
+
+def _output_parity(
+    name: str, expected: list[np.ndarray[Any, Any]], found: list[np.ndarray[Any, Any]]
+) -> tuple[OutputParity, bool]:
+    """Compare an output batch by batch, since not every one has a row an item; say also whether it is all zero."""
+    shapes = [(one.shape, other.shape) for one, other in zip(expected, found, strict=True) if one.shape != other.shape]
+    if shapes:
+        raise ParityError(
+            f"export: the graph's output {name} has the shape {list(shapes[0][1])}, torch's {list(shapes[0][0])}; a size was "
+            "fixed while the model was traced"
+        )
+    if expected[0].dtype.kind != "f":
+        if all(np.array_equal(one, other) for one, other in zip(expected, found, strict=True)):
+            return OutputParity(name, 0.0, 0.0), False
+        raise ParityError(f"export: the graph's output {name}, of {expected[0].dtype}, isn't equal to torch's; export it not")
+    scale = max((float(np.abs(one).max()) for one in expected if one.size), default=0.0)
+    finite = all(np.isfinite(one).all() for one in found)
+    pairs = zip(expected, found, strict=True)
+    error = max((float(np.abs(other - one).max()) for one, other in pairs if one.size), default=0.0)
+    error = error if finite else float("inf")
+    return OutputParity(name, error, error / scale if scale else float("inf")), scale < 1e-6
+
+
+def _agreement(expected: list[np.ndarray[Any, Any]], found: list[np.ndarray[Any, Any]]) -> float | None:
+    """The share of rows with the same largest entry, of a first output with a row an item."""
+    if expected[0].ndim != 2 or expected[0].dtype.kind != "f" or len({one.shape[1] for one in expected}) > 1:
+        return None
+    return float((np.concatenate(found).argmax(-1) == np.concatenate(expected).argmax(-1)).mean())
+
+
+def _batches(graph_inputs: Sequence[GraphInput], items: Items, batch: int | None) -> list[dict[str, np.ndarray[Any, Any]]]:
+    count = len(items[graph_inputs[0].name])
+    starts = range(0, count - batch + 1, batch) if batch else (0, *range(3, count, 8))
+    ends = [first + batch for first in starts] if batch else [3, *(first + 8 for first in range(3, count, 8))]
+    return [
+        {one.name: items[one.name][first:end] if one.batch else items[one.name] for one in graph_inputs}
+        for first, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _float_types(path: Path) -> set[Precision]:
@@ -115,8 +197,9 @@ def _float_types(path: Path) -> set[Precision]:
 
 
 def _run(
-    path: Path, graph_input: GraphInput, inputs: np.ndarray[Any, Any], types: set[Precision]
-) -> tuple[np.ndarray[Any, Any], str]:
+    path: Path, batches: Sequence[Items], types: set[Precision]
+) -> tuple[list[list[np.ndarray[Any, Any]]], list[str], str]:
+    """The outputs of each batch, their names, and what computed them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -133,5 +216,6 @@ def _run(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it would drop the rounding
         computed_by += f", {' and '.join(lower)} emulated: every result rounded to {'its type' if len(lower) > 1 else lower[0]}"
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    outputs = [session.run(None, {graph_input.name: batch})[0] for batch in _batches(inputs)]
-    return np.concatenate(outputs), computed_by
+    used = {one.name for one in session.get_inputs()}
+    outputs = [session.run(None, {name: array for name, array in batch.items() if name in used}) for batch in batches]
+    return outputs, [one.name for one in session.get_outputs()], computed_by

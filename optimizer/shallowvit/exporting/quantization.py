@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shallowvit_bench.feeding import arrays_by_name
+
 from ..errors import ShallowvitError
 from .activation_ranges import activation_ranges
 from .graph import count_attention, write_graph
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx_ir
+
+    from shallowvit_bench.feeding import Batch
 
     from .quantize_nodes import Quantizable
     from .quantize_records import ActivationRange, KeptNode, QuantizeConfig
@@ -45,7 +49,7 @@ def quantize_graph(
     source: Path,
     out: Path,
     config: QuantizeConfig,
-    inputs: np.ndarray[Any, Any] | Iterable[np.ndarray[Any, Any]] | None = None,
+    inputs: np.ndarray[Any, Any] | Iterable[Batch] | None = None,
 ) -> QuantizedGraph:
     """Quantise the graph at ``source`` into ``out``.
 
@@ -54,7 +58,8 @@ def quantize_graph(
         out: The file to write; weights above 2 GB stand beside it. The opset rises to 19 (int8, fp8) or 21 (int4) where it is
             below; names and metadata of nodes stay.
         config: See ``QuantizeConfig``.
-        inputs: Real inputs as the graph takes them, [N, ...] or batches of those; needed but for int4.
+        inputs: Real inputs as the graph takes them, [N, ...] or batches of those, dicts by name for a graph of several inputs;
+            needed but for int4.
 
     Raises:
         ShallowvitError: inputs are missing or don't fit, ``config.keep`` names nothing, or the checker refuses the result.
@@ -70,7 +75,7 @@ def quantize_graph(
     seen = _Seen()
     if config.method is not None:
         tensors = list(dict.fromkeys(str(item.node.inputs[0].name) for item in chosen if item.node.inputs[0] is not None))
-        ranges = activation_ranges(source, tensors, seen.batches(inputs, config, model.graph.inputs[0]), config)
+        ranges = activation_ranges(source, tensors, seen.batches(inputs, config, model.graph.inputs), config)
         _quantize_activations(chosen, {row.tensor: row for row in ranges}, config.precision)
     _quantize_weights(chosen, config.precision)
     _drop_unused(model.graph, {str(item.weight.name) for item in chosen})
@@ -102,25 +107,35 @@ class _Seen:
         self.items = 0
         self.digest = hashlib.sha256()
 
-    def batches(self, inputs: Any, config: QuantizeConfig, graph_input: onnx_ir.Value) -> Iterator[np.ndarray[Any, Any]]:
+    def batches(
+        self, inputs: Any, config: QuantizeConfig, graph_inputs: Sequence[onnx_ir.Value]
+    ) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
         if inputs is None:
             raise ShallowvitError(
                 f"quantize: {config.precision} needs real inputs to find the ranges of activations, and got none; give a data "
                 "set with --calibration, or use --precision int4, which needs none"
             )
-        assert graph_input.dtype is not None and graph_input.shape is not None
-        dtype, shape = graph_input.dtype.numpy(), tuple(graph_input.shape)[1:]
+        names = [str(value.name) for value in graph_inputs]
         if isinstance(inputs, np.ndarray):
             inputs = [inputs[first : first + _BATCH] for first in range(0, len(inputs), _BATCH)]
         for batch in inputs:
-            if batch.dtype != dtype or batch.shape[1:] != shape:
-                raise ShallowvitError(
-                    f"quantize: calibration inputs are {batch.dtype} {list(batch.shape)}, the graph takes {dtype} "
-                    f"[N, {', '.join(map(str, shape))}]; preprocess them as the model was trained"
-                )
-            self.items += len(batch)
-            self.digest.update(np.ascontiguousarray(batch).data)
-            yield batch
+            arrays = arrays_by_name(batch, names, "quantize")
+            for value in graph_inputs:
+                _check_input(arrays[str(value.name)], value)
+                self.digest.update(np.ascontiguousarray(arrays[str(value.name)]).data)
+            self.items += len(arrays[names[0]])
+            yield arrays
+
+
+def _check_input(array: np.ndarray[Any, Any], value: onnx_ir.Value) -> None:
+    assert value.dtype is not None and value.shape is not None
+    dtype, shape = value.dtype.numpy(), tuple(value.shape)
+    fits = array.ndim == len(shape) and all(not isinstance(b, int) or a == b for a, b in zip(array.shape, shape, strict=False))
+    if array.dtype != dtype or not fits:
+        raise ShallowvitError(
+            f"quantize: calibration inputs are {array.dtype} {list(array.shape)}, the graph takes {dtype} "
+            f"[N, {', '.join(map(str, shape[1:]))}]; preprocess them as the model was trained"
+        )
 
 
 def _base(model: onnx_ir.Model, source: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 
     from .quantize_records import QuantizationCheck, QuantizeConfig, QuantizedGraph
 
-__all__ = ["FLOATS", "OPSETS", "ExportConfig", "ExportStep", "ExportedOnnx", "GraphInput", "GraphOutput", "Parity", "Precision"]
+__all__ = [
+    "FLOATS",
+    "OPSETS",
+    "ExportConfig",
+    "ExportStep",
+    "ExportedOnnx",
+    "GraphInput",
+    "GraphOutput",
+    "OutputParity",
+    "Parity",
+    "Precision",
+]
 
 OPSETS = (23, 18)  # one Attention node a block; the MatMul/Softmax pattern, for TensorRT before 10.14
 
@@ -51,6 +62,8 @@ class ExportConfig:
         embed_preprocessing: Take uint8 frames (NTHWC or NHWC) and resize, crop and normalise inside the graph.
         frame_size: (height, width) of those frames where it isn't the model's own; then they are resized and cropped in the
             graph.
+        outputs: What the graph gives, in this order, by the names that ``wanted_outputs`` knows (``logits``, ``features``, an
+            entry of the model's output, a module path, ``PATH:keys``); by default the logits, else the first tensor.
     """
 
     precision: Precision = Precision.FP32
@@ -62,6 +75,7 @@ class ExportConfig:
     max_accuracy_drop: float = 0.01
     embed_preprocessing: bool = False
     frame_size: tuple[int, int] | None = None
+    outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in list(Precision):
@@ -106,21 +120,38 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class GraphInput:
-    """The graph's one input; ``shape`` without the batch, which is dynamic and stands first."""
+    """An input of the graph.
+
+    Args:
+        name: As in the graph and, but for ``frames``, in the model's ``forward``.
+        dtype: numpy's name.
+        layout: Its letters, with N for the batch.
+        shape: Without the batch; a size that isn't fixed is a name of ``ranges``.
+        ranges: Least and greatest value and step of each such size.
+        batch: Whether the batch stands in front of ``shape``; what has none is the same for every item.
+    """
 
     name: str
     dtype: str
     layout: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
+    ranges: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    batch: bool = True
+
+    @property
+    def least_shape(self) -> tuple[int, ...]:
+        """The shape without the batch, each size that isn't fixed at its least."""
+        return tuple(size if isinstance(size, int) else self.ranges[size][0] for size in self.shape)
 
 
 @dataclass(frozen=True)
 class GraphOutput:
-    """The graph's one output; ``shape`` starts with ``"batch"``."""
+    """An output of the graph; ``source`` is what it is of, as ``logits`` or ``blocks.5``."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,10 +164,20 @@ class ExportStep:
 
 
 @dataclass(frozen=True)
+class OutputParity:
+    """One output against torch; integers and booleans are equal, with errors of 0."""
+
+    name: str
+    max_abs_error: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
 class Parity:
     """The graph's outputs in onnxruntime against torch in fp32 on the same inputs.
 
-    ``relative_error`` is the largest absolute difference over the largest absolute output of torch.
+    ``relative_error`` is the largest absolute difference over the largest absolute output of torch. With several outputs, the
+    errors are those of the worst, and ``top1_agreement`` is of the first.
     """
 
     precision: str
@@ -147,6 +188,7 @@ class Parity:
     relative_error: float
     tolerance: float
     top1_agreement: float | None
+    outputs: tuple[OutputParity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,14 +197,14 @@ class ExportedOnnx:
 
     ``attention_nodes`` counts fused nodes (opset 23) or softmaxes; ``attention_rewritten`` says how many of the first were
     MatMul and Softmax in the traced model, ``attention_left`` which softmax stayed one and why. ``quantized`` and ``check``
-    are of int8, fp8 and int4.
+    are of int8, fp8 and int4. The first input is the model's main one; ``steps`` is how the trace came about.
     """
 
     path: Path
     opset: int
     precision: str
-    input: GraphInput
-    output: GraphOutput
+    inputs: tuple[GraphInput, ...]
+    outputs: tuple[GraphOutput, ...]
     attention_nodes: int
     blocks: int
     parity: Parity
@@ -170,3 +212,15 @@ class ExportedOnnx:
     attention_left: tuple[tuple[str, str], ...] = ()
     quantized: QuantizedGraph | None = None
     check: QuantizationCheck | None = None
+    steps: tuple[ExportStep, ...] = ()
+    batch: int | Literal["dynamic"] = "dynamic"
+
+    @property
+    def input(self) -> GraphInput:
+        """The main input."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> GraphOutput:
+        """The first output."""
+        return self.outputs[0]
