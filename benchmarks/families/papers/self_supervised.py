@@ -130,7 +130,9 @@ class VideoTransformer(nn.Module):
         self.proj = nn.Conv3d(3, width, (2, 8, 8), (2, 8, 8))
         tokens = (frames // 2) * (size // 8) ** 2
         angles = torch.arange(tokens)[:, None] / 10000 ** (torch.arange(width)[None] // 2 * 2 / width)
-        self.pos_embed = torch.where(torch.arange(width) % 2 == 0, angles.sin(), angles.cos())[None]  # neither buffer nor weight
+        self.pos_embed = torch.where(torch.arange(width) % 2 == 0, angles.sin(), angles.cos())[
+            None
+        ]  # neither buffer nor weight
         self.blocks = nn.ModuleList([TubeletBlock(width, init_values=0.1 if i % 2 else 0.0) for i in range(depth)])
         self.fc_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 5)

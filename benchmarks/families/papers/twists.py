@@ -151,12 +151,14 @@ class GaussianAttention(nn.Module):
         return torch.exp(-0.5 * (squares - 2 * a @ b.transpose(-2, -1)))
 
     @staticmethod
-    def pseudo_inverse(matrix: Tensor, tolerance: float = 1e-4) -> Tensor:
+    def pseudo_inverse(matrix: Tensor, tolerance: float = 1e-5, most: int = 20) -> Tensor:
         identity = torch.eye(matrix.shape[-1], device=matrix.device)
-        matrix = matrix + 0.1 * identity
+        matrix = matrix + 0.5 * identity
         inverse = 2 / matrix.abs().sum(-1).max() ** 2 * matrix
-        while (identity - matrix @ inverse).abs().max() > tolerance:
+        for _ in range(most):
             inverse = 2 * inverse - inverse @ matrix @ inverse
+            if (identity - matrix @ inverse).abs().max() < tolerance:
+                break
         return inverse
 
     def forward(self, x: Tensor) -> Tensor:
