@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from shallowvit import PlanConfig, ShallowvitError, plan, prune
+from shallowvit import PlanConfig, ScoreConfig, ShallowvitError, plan, prune, score
 from shallowvit.pruning.removal import remove_blocks
+from shallowvit.scoring.records import Calibration
 
 from .small_models import Adds, Block, Stacked, bypassed, loaded
 
@@ -298,6 +299,8 @@ class Residual(nn.Module):
 class Parts(nn.Module):
     """Blocks that are lists of parts, with the residual outside."""
 
+    num_classes = 3
+
     def __init__(self, count=4):
         super().__init__()
         self.layers = nn.ModuleList(nn.ModuleList([Residual(), Block()]) for _ in range(count))
@@ -307,7 +310,7 @@ class Parts(nn.Module):
         for attention, mlp in self.layers:
             x = x + attention(x)
             x = x + mlp(x)
-        return self.head(x)
+        return self.head(x).mean(1)
 
 
 class CountedParts(Parts):
@@ -315,7 +318,7 @@ class CountedParts(Parts):
         for place in range(4):
             x = x + self.layers[place][0](x)
             x = x + self.layers[place][1](x)
-        return self.head(x)
+        return self.head(x).mean(1)
 
 
 @pytest.mark.parametrize(("kind", "way"), [(Parts, "deleted"), (CountedParts, "placeholder")])
@@ -333,6 +336,22 @@ def test_prune_blocks_that_are_lists_of_parts(kind, way):
     with torch.no_grad():
         assert torch.equal(pruned.model.module(x), shorter(x))
         assert not torch.equal(shorter(x), model.module(x))
+
+
+def test_score_blocks_that_are_lists_of_parts_by_weights_and_bypass_but_not_by_states():
+    model = loaded(Parts(), seed=0)
+    data = Calibration("own", torch.randn(4, 5, 8), torch.tensor([0, 1, 2, 0]))
+    assert len(score(model).blocks) == len(score(model, ScoreConfig("bypass"), data).blocks) == 4
+    with pytest.raises(ShallowvitError, match=r"layers\.0 is a list of parts that no forward calls"):
+        score(model, ScoreConfig("block-influence"), data)
+
+
+def test_score_angles_only_of_runs_without_another_layer_between():
+    stage = nn.Sequential(Block(), Block(), nn.Linear(8, 8), Block())
+    model = loaded(Stacked(stage), seed=0)
+    assert [block.position for block in model.blocks] == [0, 1, 3]
+    runs = score(model, ScoreConfig("angular"), Calibration("own", torch.randn(4, 5, 8))).intervals
+    assert [(run.first, run.last) for run in runs] == [(0, 0), (0, 1), (1, 1), (2, 2)]
 
 
 class PostNorm(Block):

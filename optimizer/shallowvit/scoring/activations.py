@@ -83,11 +83,14 @@ def angular(model: LoadedModel, data: Calibration | None, config: ScoreConfig) -
 
     def note(block: int, before: torch.Tensor, after: torch.Tensor) -> None:
         own = model.blocks[block]
-        if own.position == 0:
+        start = next(other.index for other in model.blocks if other.stack == own.stack)
+        if block == start:
             inputs.clear()
         inputs[block] = before
-        for first in range(block - own.position, block + 1):
-            if first in inputs and inputs[first].shape == after.shape:
+        for first in range(start, block + 1):
+            # a list may hold other layers between its blocks
+            follow = own.position - model.blocks[first].position == block - first
+            if follow and first in inputs and inputs[first].shape == after.shape:
                 angles[first, block].append(_means(inputs[first], after, _angle))
 
     _watch_items(model, data, config, note)
@@ -139,6 +142,12 @@ def watched(model: LoadedModel, note: Note) -> Iterator[None]:
         given[block] = tensors_in((args, kwargs))[0].detach().clone()
 
     handles = []
+    parted = next((block for block in model.blocks if model.modes_of(block.index)), None)
+    if parted is not None:
+        raise ShallowvitError(
+            f"score: the block {parted.path} is a list of parts that no forward calls, so its states can't be watched; use a "
+            "criterion of the weights, or bypass"
+        )
     try:
         for block in model.blocks:
             module, index = model.block(block.index), block.index
