@@ -49,6 +49,17 @@ def test_bind_replays_a_captured_run(told):
     assert told["graph"]["facts"]["remarks"] == []
 
 
+def test_bind_of_several_inputs_gives_every_output_by_name(told):
+    batch = np.array(told["batch"], np.float32)
+    assert told["two"]["outputs"] == {"y": (2 * batch).tolist(), "w": (batch + (batch + 1)).tolist()}
+    assert told["two"]["infer"] == (2 * (batch + 3)).tolist()
+    assert "one array is given, the graph takes x, z" in told["two"]["lacking"]
+
+
+def test_bind_of_several_inputs_needs_a_profile_that_holds_them_all(told):
+    assert "holds x [5, 4], z [2, 4] together" in told["two"]["unlike"]
+
+
 def test_facts_of_an_engine_say_device_version_and_kernels(told):
     facts = told["graph"]["facts"]
     assert (facts["backend"], facts["device"], facts["version"], facts["copies"]) == ("rtx", "Stand-in GPU", "1.7.1.116", True)
