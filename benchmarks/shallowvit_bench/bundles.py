@@ -37,6 +37,16 @@ class GraphInput:
     shape: tuple[int | str, ...]
     batch: bool = True
     ranges: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    native: tuple[int, ...] | None = None
+
+    @property
+    def measured_shape(self) -> tuple[int, ...]:
+        """The shape without the batch that is measured: the model's own, where sizes aren't fixed and it is in their ranges."""
+        bounds = [None if isinstance(size, int) else self.ranges[size] for size in self.shape]
+        inside = self.native is not None and all(
+            bound is None or bound[0] <= size <= bound[1] for size, bound in zip(self.native, bounds, strict=True)
+        )
+        return self.native if self.native is not None and inside else self.least_shape
 
     @property
     def least_shape(self) -> tuple[int, ...]:
@@ -178,6 +188,7 @@ def _input_from_manifest(entry: dict[str, Any]) -> GraphInput:
         shape=tuple(entry["shape"]),
         batch=bool(entry.get("batch", True)),
         ranges={name: (low, high, step) for name, (low, high, step) in entry.get("ranges", {}).items()},
+        native=tuple(entry["native"]) if entry.get("native") else None,
     )
 
 

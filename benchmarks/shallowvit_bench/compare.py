@@ -176,7 +176,7 @@ class _Attempt:
             precision=self.side.precision,
             flops=self.side.flops,
             batch=self.size,
-            input_shape=bundle.input.least_shape,
+            input_shape=bundle.input.measured_shape,
             input_dtype=bundle.input.dtype,
             conditions=self.conditions,
             provider=self.side.provider,

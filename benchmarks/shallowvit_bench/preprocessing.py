@@ -86,7 +86,7 @@ def _random_main(bundle: BundleInfo, batch: int, rng: np.random.Generator) -> np
         return input_from_frames(rng.integers(0, 256, (batch, *bundle.preprocessing.frame_shape), np.uint8), bundle)
     if bundle.input.name in bundle.samples and bundle.input.dtype not in _DTYPES:
         return sample_batch(bundle, bundle.input.name, batch)
-    dtype, shape = _dtype(bundle), bundle.input.least_shape
+    dtype, shape = _dtype(bundle), bundle.input.measured_shape
     if dtype == np.uint8:
         return rng.integers(0, 256, (batch, *shape), np.uint8)
     return rng.standard_normal((batch, *shape), np.float32).astype(dtype)

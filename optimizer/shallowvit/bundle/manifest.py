@@ -119,7 +119,7 @@ class Tensor(_Record):
 class Input(_Record):
     """An input of the graph, its shape without the batch, which stands in front where ``batch``.
 
-    A size that isn't fixed is a name of ``ranges``: least, greatest, step.
+    A size that isn't fixed is a name of ``ranges``: least, greatest, step; then ``native`` is the model's own shape.
     """
 
     name: str
@@ -128,6 +128,7 @@ class Input(_Record):
     shape: tuple[int | str, ...]
     ranges: dict[str, tuple[int, int, int]] = {}
     batch: bool = True
+    native: tuple[int, ...] | None = None
 
     @property
     def least_shape(self) -> tuple[int, ...]:

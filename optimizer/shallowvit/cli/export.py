@@ -123,6 +123,15 @@ def export(
         str | None, typer.Option(metavar="HxW", help="Size of those frames where it isn't the model's own, e.g. 240x320.")
     ] = None,
     output: Outputs = None,
+    dynamic_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN-MAX", help="Take pictures from MIN to MAX in height and width; positions follow in the graph."
+        ),
+    ] = None,
+    dynamic_frames: Annotated[
+        str | None, typer.Option(metavar="MIN-MAX", help="Take clips of MIN to MAX frames, where the model can.")
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -173,6 +182,8 @@ def export(
         embed_preprocessing=embed_preprocessing,
         frame_size=_frame_size(frame_size),
         outputs=tuple(output or ()),
+        dynamic_size=_range(dynamic_size, "--dynamic-size"),
+        dynamic_frames=_range(dynamic_frames, "--dynamic-frames"),
     )
     _check_paths(source, out, force, (data, calibration))
     _check_wish(build, export_config, engine, data, auto=chosen is None)
@@ -315,3 +326,12 @@ def _frame_size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise ShallowvitError(f"export: --frame-size {text!r} isn't height x width in pixels; write 240x320")
     return int(height), int(width)
+
+
+def _range(text: str | None, option: str) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    low, _, high = text.partition("-")
+    if not (low.isdecimal() and high.isdecimal()):
+        raise ShallowvitError(f"export: {option} {text!r} is no range; write 160-448")
+    return int(low), int(high)

@@ -85,9 +85,16 @@ def _dynamic(one: GraphInput, batch: Any, named: Mapping[str, Any]) -> dict[int,
 
 
 def _zeros(one: GraphInput) -> torch.Tensor:
-    """Two items, since a batch of 1 would be taken for a constant."""
-    shape = (2, *one.least_shape) if one.batch else one.least_shape
+    """Two items, since a batch of 1 would be taken for a constant; likewise no square where its sides are to differ."""
+    steps = {name: number for number, name in enumerate(one.ranges, start=1)}
+    sizes = tuple(size if isinstance(size, int) else _between(one.ranges[size], steps[size]) for size in one.shape)
+    shape = (2, *sizes) if one.batch else sizes
     return torch.zeros(shape, dtype=getattr(torch, one.dtype))
+
+
+def _between(size: tuple[int, int, int], steps: int) -> int:
+    low, high, step = size
+    return min(low + steps * step, high)
 
 
 def _taken(one: GraphInput, items: Mapping[str, np.ndarray[Any, Any]], first: int) -> torch.Tensor:

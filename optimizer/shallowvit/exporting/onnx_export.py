@@ -17,6 +17,7 @@ import torch
 from ..engines.sites import block_paths
 from ..errors import ShallowvitError
 from .deployment import deployable, frame_shape
+from .dynamic_sizes import checked_shapes, dynamic_input, dynamic_model, dynamic_options
 from .fusing import FusedAttention, fuse_attention
 from .graph import batch_of, count_attention, output_facts, trace, write_graph
 from .inputs import graph_inputs_of, sample_inputs
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_onnx", "inputs_of_graph"]
 
+_CHECKED_ITEMS = 4  # a size, in a batch of 3 and one of 1
+
 
 def export_onnx(
     pruned: PrunedModel, path: Path, config: ExportConfig | None = None, *, data: str | None = None
@@ -56,6 +59,7 @@ def export_onnx(
     """
     config = config or ExportConfig()
     config = replace(config, keep_precise=_in_pruned_model(config.keep_precise, pruned))
+    pruned = replace(pruned, model=dynamic_model(pruned.model, config))
     if config.precision in FLOATS:
         return _export_float(pruned, path, config)
     assert config.quantize is not None
@@ -78,7 +82,15 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
     items, inputs_from = sample_inputs(inputs, model, number_of_inputs(model.flops))
     names = _kept_names(model, config)
     module = _deployed(pruned, config, config.precision, names.modules)
-    graph, steps = trace(module, inputs, [one.name for one in wanted], config, items)
+    try:
+        graph, steps = trace(module, inputs, [one.name for one in wanted], config, items)
+    except ShallowvitError as err:
+        if not dynamic_options(config):
+            raise
+        raise ShallowvitError(
+            f"export: {dynamic_options(config)} isn't possible with {model.origin.architecture}; export one size, with "
+            f"--image-size or --frames ({err})"
+        ) from err
     fused = _settle_attention(graph, config, names.nodes)
     attention_nodes = count_attention(graph, config.opset)
     outputs = tuple(
@@ -90,7 +102,14 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
     gc.collect()  # the traced program holds the weights a second time
 
     fixed = None if batch == "dynamic" else batch
-    parity = check_parity(path, _deployed(pruned, config), inputs, items, inputs_from, config.precision, fixed)
+    reference = _deployed(pruned, config)
+    parity = check_parity(path, reference, inputs, items, inputs_from, config.precision, fixed)
+    for shape in checked_shapes(inputs[0]):
+        sized = (replace(inputs[0], shape=shape, ranges={}), *inputs[1:])
+        items, inputs_from = sample_inputs(sized, model, _CHECKED_ITEMS)
+        other = check_parity(path, reference, sized, items, inputs_from, config.precision, fixed)
+        worst = max(parity, other, key=lambda one: one.relative_error)
+        parity = replace(worst, inputs=parity.inputs + other.inputs)
     return ExportedOnnx(
         path=path,
         opset=config.opset,
@@ -170,6 +189,7 @@ def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tu
 def inputs_of_graph(model: LoadedModel, config: ExportConfig) -> tuple[GraphInput, ...]:
     """Return the inputs that the exported graph will have, the main one first."""
     main, *others = graph_inputs_of(model)
+    main = dynamic_input(main, model, config)
     if not config.embed_preprocessing:
         return (main, *others)
     layout = "NTHWC" if main.layout == "NTCHW" else "NHWC"

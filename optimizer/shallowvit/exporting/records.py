@@ -64,6 +64,8 @@ class ExportConfig:
             graph.
         outputs: What the graph gives, in this order, by the names that ``wanted_outputs`` knows (``logits``, ``features``, an
             entry of the model's output, a module path, ``PATH:keys``); by default the logits, else the first tensor.
+        dynamic_size: Least and greatest height and width that the graph takes, each by itself, in steps of the patch.
+        dynamic_frames: Least and greatest number of frames, likewise.
     """
 
     precision: Precision = Precision.FP32
@@ -76,6 +78,8 @@ class ExportConfig:
     embed_preprocessing: bool = False
     frame_size: tuple[int, int] | None = None
     outputs: tuple[str, ...] = ()
+    dynamic_size: tuple[int, int] | None = None
+    dynamic_frames: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in list(Precision):
@@ -84,8 +88,23 @@ class ExportConfig:
         if self.opset not in OPSETS:
             raise ShallowvitError(f"export: opset {self.opset} is not offered; choose from {', '.join(map(str, OPSETS))}")
         self._check_mixed()
+        self._check_dynamic()
         if self.frame_size and not self.embed_preprocessing:
             raise ShallowvitError("export: --frame-size needs --embed-preprocessing, which puts the resize into the graph")
+
+    def _check_dynamic(self) -> None:
+        for option, bounds in (("--dynamic-size", self.dynamic_size), ("--dynamic-frames", self.dynamic_frames)):
+            if bounds is None:
+                continue
+            if not 0 < bounds[0] < bounds[1]:
+                raise ShallowvitError(
+                    f"export: {option} {bounds[0]}-{bounds[1]} is no range; give the least and a greater size above 0"
+                )
+            if self.embed_preprocessing:
+                raise ShallowvitError(
+                    f"export: {option} and --embed-preprocessing exclude each other: frames of one size stand before the "
+                    "model; leave one out"
+                )
 
     def _check_mixed(self) -> None:
         """Settle what is computed in which type; a combination that means nothing is refused."""
@@ -129,6 +148,7 @@ class GraphInput:
         shape: Without the batch; a size that isn't fixed is a name of ``ranges``.
         ranges: Least and greatest value and step of each such size.
         batch: Whether the batch stands in front of ``shape``; what has none is the same for every item.
+        native: The model's own shape, where a size isn't fixed.
     """
 
     name: str
@@ -137,6 +157,7 @@ class GraphInput:
     shape: tuple[int | str, ...]
     ranges: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     batch: bool = True
+    native: tuple[int, ...] | None = None
 
     @property
     def least_shape(self) -> tuple[int, ...]:

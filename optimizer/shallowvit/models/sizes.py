@@ -238,7 +238,7 @@ def _torchvision(raw: RawModel, shape: tuple[int, ...]) -> RawModel:
         raise ValueError(f"its ViT takes squares only, not {height}x{width}")
     arguments = {name: value for name, value in raw.recipe["arguments"].items() if name != "weights"}
     built = get_model(raw.recipe["architecture"], **arguments, image_size=height)
-    built.load_state_dict(interpolate_embeddings(height, raw.module.patch_size, raw.module.state_dict()))  # type: ignore[arg-type]
+    built.load_state_dict(interpolate_embeddings(height, raw.module.patch_size, raw.module.state_dict()))
     return _reshaped(replace(raw, module=built.eval()), shape)
 
 
