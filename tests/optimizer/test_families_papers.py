@@ -5,9 +5,9 @@ import importlib
 
 import pytest
 import torch
+
 from families.cases import open_case
 from families.papers.table import PAPERS
-
 from shallowvit import ShallowvitError
 from shallowvit.models.outputs import tensors_in
 from shallowvit.pruning import PlanConfig, plan, prune

@@ -1,12 +1,13 @@
 """Blocks without attention: gated recursive convolutions, long convolutions by FFT, global filters, and plain ConvNeXt.
 
-A newcomer's trap: complex weights are kept as pairs of real numbers and joined in ``forward``, and an FFT of twice the length is
-what makes a convolution causal; neither has an operator in every engine.
+A newcomer's trap: complex weights are kept as pairs of real numbers and joined in ``forward``, and an FFT of twice the length
+is what makes a convolution causal; neither has an operator in every engine.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class StagedConvolutions(nn.Module):
         super().__init__()
         widths = [width * 2**i for i in range(len(depths))]
         self.downsample_layers = nn.ModuleList([nn.Sequential(nn.Conv2d(3, width, 4, 4), ChannelsFirstNorm(width))])
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             self.downsample_layers.append(nn.Sequential(ChannelsFirstNorm(before), nn.Conv2d(before, after, 2, 2)))
         self.stages = nn.ModuleList(
             [nn.Sequential(*[block(own) for _ in range(n)]) for own, n in zip(widths, depths, strict=True)]

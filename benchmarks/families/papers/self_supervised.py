@@ -206,10 +206,7 @@ class Dino(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.prepare_tokens(x)
         for i, blk in enumerate(self.blocks):
-            if i < len(self.blocks) - 1:
-                x = blk(x)
-            else:
-                x = blk(x, return_attention=True)
+            x = blk(x) if i < len(self.blocks) - 1 else blk(x, return_attention=True)
         return x[:, :, 0, 1:]  # the class token's attention to the patches
 
 

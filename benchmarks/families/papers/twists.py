@@ -292,7 +292,7 @@ class ReducedBlock(nn.Module):
         self.sr = nn.Conv2d(width, width, reduction, reduction)
         self.norm2, self.mlp = nn.LayerNorm(width), Mlp(width)
 
-    def forward(self, x: Tensor, H: int, W: int) -> Tensor:  # noqa: N803
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
         y = self.norm1(x)
         batch, count, width = y.shape
         q = self.q(y).reshape(batch, count, 2, -1).permute(0, 2, 1, 3)
@@ -320,7 +320,7 @@ class PyramidTransformer(nn.Module):
         batch = x.shape[0]
         for i in range(self.num_stages):
             x = getattr(self, f"patch_embed{i + 1}")(x)
-            _, _, H, W = x.shape  # noqa: N806
+            _, _, H, W = x.shape
             x = x.flatten(2).transpose(1, 2)
             for blk in getattr(self, f"block{i + 1}"):
                 x = blk(x, H, W)

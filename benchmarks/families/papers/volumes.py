@@ -1,7 +1,7 @@
 """Encoders of volumes [B, 1, D, H, W]: one whose list holds pairs of attention and MLP, one with windows and a list a stage.
 
-A newcomer's trap: a pair ``ModuleList([attn, ff])`` has no ``forward``, its residuals stand in the loop; and the last element of
-a stage's ``Sequential`` is no block but the layer that halves the volume.
+A newcomer's trap: a pair ``ModuleList([attn, ff])`` has no ``forward``, its residuals stand in the loop; and the last element
+of a stage's ``Sequential`` is no block but the layer that halves the volume.
 """
 
 from __future__ import annotations

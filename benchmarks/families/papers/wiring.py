@@ -1,6 +1,6 @@
 """Plain blocks in loops that are wired by number: early exits, copies of the last block, maps of all blocks, camera numbers.
 
-A newcomer's trap: what counts blocks needn't stand near them: a gate has one weight a block, a head owns a copy of the last one.
+A newcomer's trap: what counts blocks needn't stand near them: a gate has one weight a block, a head owns a copy of the last.
 """
 
 from __future__ import annotations
