@@ -16,10 +16,12 @@ from ..errors import ShallowvitError
 from ..models.positions import grid_of
 
 if TYPE_CHECKING:
+    import onnx_ir
+
     from ..models import LoadedModel
     from .records import ExportConfig, GraphInput
 
-__all__ = ["checked_shapes", "dynamic_input", "dynamic_model", "dynamic_options"]
+__all__ = ["check_traced", "checked_shapes", "dynamic_input", "dynamic_model", "dynamic_options"]
 
 _REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError)
 
@@ -112,6 +114,19 @@ def _with_dynamic_size(model: LoadedModel) -> LoadedModel:
         return model
     module.load_state_dict(model.module.state_dict())
     return replace(model, module=module.eval().requires_grad_(False))
+
+
+def check_traced(graph: onnx_ir.Model, main: GraphInput) -> None:
+    """Refuse a graph in which a size that should be dynamic became a number.
+
+    Raises:
+        ShallowvitError: names the first such size.
+    """
+    value = next(one for one in graph.graph.inputs if one.name == main.name)
+    assert value.shape is not None
+    for wanted, found in zip(main.shape, list(value.shape)[1:], strict=True):
+        if isinstance(wanted, str) and isinstance(found, int):
+            raise ShallowvitError(f"its {wanted} became {found} in the trace")
 
 
 def checked_shapes(main: GraphInput) -> tuple[tuple[int, ...], ...]:

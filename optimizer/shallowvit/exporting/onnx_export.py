@@ -17,7 +17,7 @@ import torch
 from ..engines.sites import block_paths
 from ..errors import ShallowvitError
 from .deployment import deployable, frame_shape
-from .dynamic_sizes import checked_shapes, dynamic_input, dynamic_model, dynamic_options
+from .dynamic_sizes import check_traced, checked_shapes, dynamic_input, dynamic_model, dynamic_options
 from .fusing import FusedAttention, fuse_attention
 from .graph import batch_of, count_attention, output_facts, trace, write_graph
 from .inputs import graph_inputs_of, sample_inputs
@@ -59,6 +59,7 @@ def export_onnx(
     """
     config = config or ExportConfig()
     config = replace(config, keep_precise=_in_pruned_model(config.keep_precise, pruned))
+    inputs_of_graph(pruned.model, config)  # what can't be an input is told before a forward at another size fails
     pruned = replace(pruned, model=dynamic_model(pruned.model, config))
     if config.precision in FLOATS:
         return _export_float(pruned, path, config)
@@ -84,6 +85,7 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
     module = _deployed(pruned, config, config.precision, names.modules)
     try:
         graph, steps = trace(module, inputs, [one.name for one in wanted], config, items)
+        check_traced(graph, inputs[0])
     except ShallowvitError as err:
         if not dynamic_options(config):
             raise
