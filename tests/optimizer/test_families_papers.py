@@ -150,11 +150,7 @@ def test_prune_gives_the_model_that_skips_the_blocks(name, models):
         assert any(case.expect.reason in one.reason for one in pruned.removals)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # the comparison is of copies alone, and every copy reads the dictionary that the original's hooks left behind
-    [pytest.param(one, marks=pytest.mark.xfail(strict=True)) if one == "hooks-closure" else one for one in REFUSED],
-)
+@pytest.mark.parametrize("name", REFUSED)
 def test_prune_refuses_what_has_no_exact_form(name, models):
     case = CASES[name]
     model = models(case)

@@ -118,6 +118,8 @@ class _Trial:
         self.forwards = 0
         self.routes: dict[str, Route] = {}
         self._expected: _Seen | None = None
+        if any(part._forward_hooks or part._forward_pre_hooks for part in model.module.modules()):
+            self._check_copies()
 
     def tried(self, removals: Sequence[Removal]) -> Removed | str:
         """Return the model without the blocks if it equals the one that skips them, else what is different."""
@@ -145,6 +147,16 @@ class _Trial:
             return different
         built, recipe = self._built(self.model.module, removals)
         return Removed(built, recipe, tuple(removals), self.forwards)
+
+    def _check_copies(self) -> None:
+        """Hooks may keep what they see in the model they were registered on; a copy then answers with stale states."""
+        seen = [self._run(module, [], self.inputs) for module in (skeleton(self.model.module), self.model.module)]
+        if _difference(*seen):
+            raise ShallowvitError(
+                f"prune: a copy of {self.model.origin.architecture} doesn't answer as the model does, since its forward hooks "
+                "keep states in the model they were registered on. Register them on modules of the model itself, or let forward "
+                "collect the states"
+            )
 
     def _takes_one_only(self) -> bool:
         """Whether the unpruned model doesn't run on these inputs, a batch of 2, but does on one item."""
