@@ -98,7 +98,7 @@ def _find(name: str, pruned: PrunedModel, output: object) -> WantedOutput:
     if part:
         if part not in _PARTS:
             raise ShallowvitError(f"export: --output {name}: no part {part!r} of a projection; choose {', '.join(_PARTS)}")
-        if path not in _module_paths(pruned):
+        if not _is_module(path, pruned):
             raise _unknown(name, pruned, output)
         return WantedOutput("", name, module=_path_now(name, path, pruned, whole=False), part=_PARTS.index(part))
     if name == "output":
@@ -109,7 +109,7 @@ def _find(name: str, pruned: PrunedModel, output: object) -> WantedOutput:
         return _features(model, output) or _raise(_unknown(name, pruned, output))
     if _has_entry(output, name):
         return WantedOutput("", name, entry=name)
-    if name in _module_paths(pruned):
+    if _is_module(name, pruned):
         return WantedOutput("", name, module=_path_now(name, name, pruned, whole=True))
     inner = getattr(model.module, "base_model_prefix", "")
     if name == _LAST and inner:  # of a model with a head, whose inner model has it
@@ -133,6 +133,12 @@ def _features(model: LoadedModel, output: object) -> WantedOutput | None:
     if callable(getattr(model.module, _FEATURES, None)):
         return WantedOutput("", "features", module="", method=_FEATURES)
     return None
+
+
+def _is_module(path: str, pruned: PrunedModel) -> bool:
+    """Whether it is a module's path, or may have been in a block that was removed."""
+    gone = tuple(f"{pruned.plan.paths[number]}." for number in pruned.plan.removed)
+    return path in _module_paths(pruned) or path.startswith(gone)
 
 
 def _module_paths(pruned: PrunedModel) -> set[str]:
