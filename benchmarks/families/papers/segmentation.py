@@ -1,7 +1,7 @@
 """Segmentation and depth: heads that take features from the middle of an encoder, by hooks or by the blocks' numbers.
 
-A newcomer's trap: a hook stays on its module, so deleting another block leaves it right, while a number goes on counting. A
-hook that writes into a dictionary of its own closure still writes there when the model is copied, so the copy reads old features.
+A newcomer's trap: a hook stays on its module, so deleting another block leaves it right, while a number goes on counting.
+A hook that writes into a dictionary of its own closure still writes there when the model is copied: the copy reads old states.
 """
 
 from __future__ import annotations
