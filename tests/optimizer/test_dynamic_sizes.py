@@ -85,7 +85,7 @@ def test_export_with_dynamic_size_that_a_trace_fixes_advises(tmp_path):
     )
     with pytest.raises(
         ShallowvitError,
-        match=r"--dynamic-size 8-32 isn't possible with Own; export one size, with --image-size or --frames .its height became 12 in the trace",
+        match="isn't possible with Own; .*its height became 12 in the trace",
     ):
         exported(f"{tmp_path / 'own.py'}:model", tmp_path / "out", dynamic_size=(8, 32))
 
