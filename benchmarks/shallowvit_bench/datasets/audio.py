@@ -71,7 +71,7 @@ def open_audio(spec: DataSpec, taker: Taker, labelled: bool) -> tuple[AudioItems
     classes = read_classes(file, taker) if file else None
     labels = labels_from_names([label for _, label in lines], taker, classes, labelled, spec)
     scale = spec.number("mean", _MEAN), spec.number("std", _STD)
-    times, mels = taker.input.shape
+    times, mels = map(int, taker.input.shape)
     return AudioItems(tuple(spec.root / path for path, _ in lines), (times, mels), scale, spec.root), labels
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shallowvit_bench.bundles import BundleInfo
+    from shallowvit_bench.feeding import Batch
     from shallowvit_bench.runners import Runner
 
     from .calibration_inputs import CalibrationInputs
@@ -280,7 +281,7 @@ class _Try:
         )
 
 
-def _time(fit: list[_Try], batch: np.ndarray[Any, Any], config: SearchConfig, progress: Callable[[str], None]) -> int:
+def _time(fit: list[_Try], batch: Batch, config: SearchConfig, progress: Callable[[str], None]) -> int:
     """Time all that are still in, in alternating rounds; return the runs of each."""
     jobs = [one.runner.bind(batch) for one in fit if one.runner is not None]
     progress(f"timing {len(jobs)} candidates in alternation")

@@ -72,8 +72,8 @@ def compare_with_tool(info: BundleInfo, flavour: str, tool: str) -> ToolAgreemen
 
 
 def _run_tool(tool: str, engine: Path, info: BundleInfo) -> str:
-    shape = "x".join(map(str, (1, *info.input.shape)))
-    command = [tool, f"--loadEngine={engine}", f"--shapes={info.input.name}:{shape}", "--useCudaGraph"]
+    shapes = [f"{one.name}:{'x'.join(map(str, (1, *one.least_shape)))}" for one in info.inputs if one.batch]
+    command = [tool, f"--loadEngine={engine}", f"--shapes={','.join(shapes)}", "--useCudaGraph"]
     command += ["--warmUp=500", f"--duration={_SECONDS:g}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=False)
