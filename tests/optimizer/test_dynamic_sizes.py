@@ -85,7 +85,7 @@ def test_export_with_dynamic_size_that_a_trace_fixes_advises(tmp_path):
     )
     with pytest.raises(
         ShallowvitError,
-        match="isn't possible with Own; .*its height became 12 in the trace",
+        match=r"isn't possible with Own; .*its height became 12 in the trace",
     ):
         exported(f"{tmp_path / 'own.py'}:model", tmp_path / "out", dynamic_size=(8, 32))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from .options import Arch, Blocks, Json, Quiet, Source
+from .options import Arch, Blocks, Frames, Head, ImageSize, Json, Quiet, Source
 
 if TYPE_CHECKING:
     from ..inspecting import BlockOutlook, Inspection
@@ -23,6 +23,9 @@ def inspect(
     ] = True,
     arch: Arch = None,
     blocks: Blocks = None,
+    head: Head = None,
+    image_size: ImageSize = None,
+    frames: Frames = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,7 +36,8 @@ def inspect(
     """
     from . import printing
 
-    model = printing.load_model(source, arch, blocks, quiet)
+    changes = printing.changes_from_options(head, image_size, frames)
+    model = printing.load_model(source, arch, blocks, quiet, changes)
     from ..inspecting import inspect_model
 
     with printing.progress("trying each block", quiet or not removal):
