@@ -14,7 +14,6 @@ MASKED, VOLUMES, POINTS, TWO = "masked pretraining", "volumes", "point clouds", 
 DENSE, MIXERS, TWIST, WIRED = "dense outputs", "convolution and FFT", "attention with a twist", "wired by number"
 
 _NO_NON_ZERO = "NonZero"  # x[mask] = token finds the places first, which RTX can't take
-_NO_DFT = "DFT"  # the parser has no importer of the operator
 
 
 def _case(
@@ -112,9 +111,9 @@ _DENSE = (
 _MIXERS = (
     _case("hornet", MIXERS, "mixers:build_hornet", _deleted("stages.1", 5), "recursive gates"),
     _case("convnext-paper", MIXERS, "mixers:build_convnext", _deleted("stages.1", 5), "stages apart from downsampling"),
-    _case("hyena", MIXERS, "mixers:build_hyena", _deleted("blocks", 5, _NO_DFT), "FFT of twice the length"),
-    _case("gfnet", MIXERS, "mixers:build_gfnet", _deleted("blocks", 5, _NO_DFT), "complex weights"),
-    _case("afno", MIXERS, "mixers:build_afno", _deleted("blocks", 5, _NO_DFT), "complex MLP, shrinkage"),
+    _case("hyena", MIXERS, "mixers:build_hyena", _deleted("blocks", 5), "FFT of twice the length"),
+    _case("gfnet", MIXERS, "mixers:build_gfnet", _deleted("blocks", 5), "complex weights"),
+    _case("afno", MIXERS, "mixers:build_afno", _deleted("blocks", 5), "complex MLP, shrinkage"),
 )
 _TWISTS = (
     _case("convit", TWIST, "twists:build_convit", _deleted("blocks[0-4]", 5), "class token enters at a number, moved"),
