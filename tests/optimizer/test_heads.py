@@ -7,6 +7,7 @@ from torch import nn
 
 import shallowvit
 from shallowvit import Changes, PlanConfig, ShallowvitError
+from shallowvit.exporting.outputs import default_output
 from shallowvit.models import InputSpec
 from shallowvit.models.heads import parse_head, with_head
 from shallowvit.models.load import loaded_from_module
@@ -70,6 +71,15 @@ def test_load_with_new_head_draws_it_and_leaves_the_rest(kind, vit_folder):
     same = [name for name, value in first.module.state_dict().items() if torch.equal(value, before[name])]
     assert len(same) == len(before) - 2
     assert first.labels is None
+
+
+@pytest.mark.parametrize("kind", ["timm", "hf"])
+def test_default_output_without_head_is_features(kind, vit_folder, tmp_path):
+    source = TIMM if kind == "timm" else f"hf:{vit_folder}"
+    model = shallowvit.load(source, changes=Changes(head="none"))
+    saved = shallowvit.save_pruned(shallowvit.prune(model, shallowvit.plan(model)), tmp_path / "out")
+    assert default_output(shallowvit.load(source)).name == "logits"
+    assert default_output(model).name == default_output(shallowvit.load(saved.path)).name == "features"
 
 
 def test_load_with_as_many_outputs_as_before_draws_the_head_anew(vit_folder):

@@ -56,6 +56,8 @@ class WantedOutput:
 
 def default_output(model: LoadedModel) -> WantedOutput:
     """Return what a graph gives unless something is asked for: the logits of a classifier, else the first tensor."""
+    if model.origin.head == "none" or getattr(getattr(model.module, "config", None), "num_labels", None) == 0:
+        return WantedOutput("features", "output")  # a classifier of transformers without labels hands on what it pooled
     head = getattr(model.module, "num_classes", 0) or hasattr(getattr(model.module, "config", None), "id2label")
     known = model.origin.family in ("timm", "torchvision")
     classifies = model.labels is not None or (isinstance(head, int) and head > 0 and known)
