@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DataDependent", "FixedValues", "PutInPlace", "fixed_values"]
 
-_ASKED = ("__bool__", "item", "__int__", "__float__", "__index__", "tolist", "numpy", "__array__", "is_nonzero", "equal", "allclose")
+_ASKED = (
+    "__bool__",
+    "item",
+    "__int__",
+    "__float__",
+    "__index__",
+    "tolist",
+    "numpy",
+    "__array__",
+    "is_nonzero",
+    "equal",
+    "allclose",
+)
 _MOST_VALUES = 10_000  # a loop that asked more often doesn't end
 _SAME_ANSWER = 1e-3  # of the largest output; a converged loop stays where it is when it runs on
 _Site = tuple[str, int, str]
@@ -69,7 +81,7 @@ def fixed_values(module: nn.Module, runs: Sequence[tuple[torch.Tensor, ...]]) ->
     values: dict[_Site, tuple[Any, ...]] = {}
     told: list[str] = []
     live: dict[_Site, tuple[Any, ...]] = {}
-    for site in dict.fromkeys(site for one in recorded for site in one):
+    for site in dict.fromkeys(place for one in recorded for place in one):
         seen = [tuple(one.get(site, ())) for one in recorded]
         _settle(site, seen, values, told, live)
     live = {site: seen for site, seen in live.items() if site not in watched}
@@ -88,8 +100,11 @@ def _settle(
     line = ModelLine(site[0], site[1])
     longest = max(seen, key=len)
     decides = all(isinstance(value, bool) for one in seen for value in one)
-    loop = _loop(seen) if decides and _is_loop_test(line) else None
-    same = all(one == longest[: len(one)] for one in seen) and (len(set(map(repr, longest))) == 1 or len({*map(len, seen)}) == 1)
+    ends = _ends_a_loop(line) if decides else None
+    loop = None if ends is None else _loop(seen, ends)
+    same = all(one == longest[: len(one)] for one in seen) and (
+        len(set(map(repr, longest))) == 1 or len({*map(len, seen)}) == 1
+    )
     if loop is not None:
         values[site], trips = loop
         told.append(f"{line.short} `{line.source}` runs {trips} times, the most that {len(seen)} inputs took")
@@ -103,9 +118,9 @@ def _settle(
         live[site] = tuple(value for one in seen for value in one)
 
 
-def _loop(seen: list[tuple[Any, ...]]) -> tuple[tuple[bool, ...], str] | None:
+def _loop(seen: list[tuple[Any, ...]], last: bool) -> tuple[tuple[bool, ...], str] | None:
     """Return the longest of each loop that the test ended, one after another, and how often each ran."""
-    for ends in (False, True):
+    for ends in (last, not last):
         loops = [_split(one, ends) for one in seen]
         if len({len(one) for one in loops}) == 1:
             trips = [max(counts) for counts in zip(*loops, strict=True)]
@@ -126,22 +141,27 @@ def _split(values: tuple[bool, ...], ends: bool) -> list[int]:
     return [*counts, count] if count else counts
 
 
-def _is_loop_test(line: ModelLine) -> bool:
-    """Say whether the line decides if a loop goes on: the test of a ``while``, or an ``if`` with a ``break`` or ``return``."""
+def _ends_a_loop(line: ModelLine) -> bool | None:
+    """Return the value that ends the loop whose test stands on the line: of a ``while``, or of an ``if`` that leaves it."""
     try:
         tree = ast.parse("".join(linecache.getlines(line.file)))
     except SyntaxError:
-        return False
+        return None
     for loop in ast.walk(tree):
         if isinstance(loop, ast.While) and _covers(loop.test, line.number):
-            return True
+            return _is_negated(loop.test)
         if not isinstance(loop, ast.While | ast.For):
             continue
         for one in ast.walk(loop):
-            leaves = isinstance(one, ast.If) and any(isinstance(inner, ast.Break | ast.Return) for inner in one.body)
-            if leaves and _covers(one.test, line.number):  # type: ignore[attr-defined]
-                return True
-    return False
+            if not isinstance(one, ast.If) or not _covers(one.test, line.number):
+                continue
+            if any(isinstance(inner, ast.Break | ast.Return) for inner in one.body):
+                return not _is_negated(one.test)
+    return None
+
+
+def _is_negated(test: ast.expr) -> bool:
+    return isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
 
 
 def _covers(node: ast.expr, number: int) -> bool:
@@ -159,7 +179,7 @@ def _check_answers(
             error = float((one.double() - other.double()).abs().max() / other.double().abs().max().clamp(min=1e-12))
             if not error <= _SAME_ANSWER:
                 told = next((text for text in fixed.told if "times" in text), "a value is fixed")
-                raise DataDependent(f"{told}; that alters the answers by {error:.2g} of the largest, so it isn't convergence")
+                raise DataDependent(f"{told}; that alters answers by {error:.2g} of the largest, so it isn't convergence")
 
 
 def _tensors(answer: Any) -> list[torch.Tensor]:
@@ -171,8 +191,8 @@ def _tensors(answer: Any) -> list[torch.Tensor]:
 def _decides(site: _Site, values: tuple[Any, ...]) -> str:
     kinds = list(dict.fromkeys(map(_short, values)))
     return (
-        f"{ModelLine(site[0], site[1])} depends on its input's values ({kinds[0]} for one input, {kinds[-1]} for another), which "
-        "a graph can't follow; write it with torch.where, or fix the value"
+        f"{ModelLine(site[0], site[1])} depends on its input's values ({kinds[0]} for one input, {kinds[-1]} for another), "
+        "which a graph can't follow; write it with torch.where, or fix the value"
     )
 
 
@@ -209,6 +229,7 @@ class _Recording(TorchFunctionMode):
         return _Watched(answer, self, site) if type(answer) is float else answer
 
     def keep(self, site: _Site, value: Any) -> None:
+        """Note a value; raises where there is no end of them."""
         self._asked += 1
         if self._asked > _MOST_VALUES:
             line = ModelLine(site[0], site[1])
@@ -216,6 +237,7 @@ class _Recording(TorchFunctionMode):
         self.values[site].append(value)
 
     def compared(self, origin: _Site, answer: bool) -> bool:
+        """Note what a float was found to be against another."""
         self.watched.add(origin)
         self.keep(_site("compared"), answer)
         return answer
@@ -278,10 +300,13 @@ class PutInPlace(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def compared(self, origin: _Site, answer: bool) -> bool:
+        """Answer a comparison as it was answered before."""
         return self._next(_site("compared"))
 
     def _next(self, site: _Site) -> Any:
         left = self._left.get(site)
         if not left:
-            raise DataDependent(f"{ModelLine(site[0], site[1])} asks for its tensors' values more often than any input did before")
+            raise DataDependent(
+                f"{ModelLine(site[0], site[1])} asks for its tensors' values more often than any input did before"
+            )
         return left.pop(0)

@@ -32,6 +32,7 @@ def dft_to_matmul(model: onnx_ir.Model) -> int:
         matrix = dft_matrix(shape[axis], length, shape[-1], onesided=onesided, inverse=inverse)
         found = node.inputs[0]
         assert found is not None
+        assert node.graph is not None
         new = _product(node, found, (len(shape), axis, 1 if onesided and inverse else 2), matrix)
         convenience.replace_nodes_and_values(
             node.graph, node, [node], new, [node.outputs[0]], [_like(new[-1].outputs[0], node.outputs[0])]
@@ -43,7 +44,7 @@ def dft_to_matmul(model: onnx_ir.Model) -> int:
 
 
 def dft_matrix(points: int, length: int, parts: int, *, onesided: bool, inverse: bool) -> np.ndarray[Any, Any]:
-    """Return what takes [points * parts] to [frequencies * 2] by a product from the right, in fp64; to [length] of half a spectrum.
+    """Return what takes [points * parts] to [frequencies * 2], or half a spectrum to [length], from the right, in fp64.
 
     Args:
         points: Of the signal; more than ``length`` are cut off, fewer are as if zeros followed.
@@ -67,7 +68,7 @@ def dft_matrix(points: int, length: int, parts: int, *, onesided: bool, inverse:
 
 
 def _from_half_spectrum(points: int, length: int) -> np.ndarray[Any, Any]:
-    """[frequencies * 2] to [length]: each frequency stands for its mirror image too, but for the first and an even one's last."""
+    """[frequencies * 2] to [length]: each frequency stands for its mirror too, but the first and an even length's last."""
     frequencies = min(points, length // 2 + 1)
     angle = 2 * np.pi * (np.outer(np.arange(frequencies), np.arange(length)) % length) / length
     count = np.full((frequencies, 1), 2.0)
@@ -85,10 +86,7 @@ def _facts(node: onnx_ir.Node, opset: int) -> tuple[tuple[int, ...], int, int, b
     if found is None or found.shape is None or found.dtype is None:
         return None
     shape = tuple(dim if isinstance(dim, int) else -1 for dim in found.shape)
-    if opset >= 20:
-        axis = _constant(node, 2, -2)
-    else:
-        axis = node.attributes.get_int("axis", 1)
+    axis = _constant(node, 2, -2) if opset >= 20 else node.attributes.get_int("axis", 1)
     if axis is None:
         return None
     axis %= len(shape)

@@ -173,9 +173,7 @@ def _text(err: BaseException | None) -> str:
     return "\n".join(texts)
 
 
-def _next_rung(
-    err: BaseException, found: _Found, active: tuple[str, ...], failures: dict[str, str], job: _Job
-) -> str | None:
+def _next_rung(err: BaseException, found: _Found, active: tuple[str, ...], failures: dict[str, str], job: _Job) -> str | None:
     """The first rung not tried that addresses the failure; the last two are for captures that failed for any reason."""
     text = _text(err)
     capture = found.stage == "capture"
@@ -288,8 +286,8 @@ def _patched(job: _Job, active: tuple[str, ...], found: _Found, drawn: list[str]
 
 
 def _random_states() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
-    return {"numpy": (kind, keys.tobytes(), *rest), "python": random.getstate()}  # type: ignore[union-attr]
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {"numpy": (kind, np.asarray(keys).tobytes(), *rest), "python": random.getstate()}
 
 
 def _captured(job: _Job, active: tuple[str, ...], found: _Found) -> torch.export.ExportedProgram:
@@ -315,7 +313,8 @@ def _captured(job: _Job, active: tuple[str, ...], found: _Found) -> torch.export
 
 def _exported(job: _Job, dynamic_shapes: tuple[Any, ...], strict: bool) -> torch.export.ExportedProgram:
     # a first dimension of 1 in the example or at run time is no case of its own, as in torch.onnx.export
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True), _unprinted():
+    config: Any = torch.fx.experimental._config
+    with config.patch(backed_size_oblivious=True), _unprinted():
         return torch.export.export(
             job.module,
             job.example,
@@ -360,7 +359,7 @@ def _check_batch(job: _Job, program: torch.export.ExportedProgram) -> None:
     if not any(job.with_batch):
         return
     count = next(len(one) for one, batched in zip(job.example, job.with_batch, strict=True) if batched)
-    values = [getattr(node, "meta", {}).get("val") for node in program.graph.output_node().args[0]]  # type: ignore[union-attr]
+    values = [getattr(node, "meta", {}).get("val") for node in program.graph.output_node().args[0]]
     tensors = [value for value in values if isinstance(value, torch.Tensor) and value.ndim]
     if not any(isinstance(value.shape[0], int) and value.shape[0] == count for value in tensors):
         return
@@ -375,16 +374,25 @@ def _check_batch(job: _Job, program: torch.export.ExportedProgram) -> None:
 
 
 def _translated(program: torch.export.ExportedProgram, job: _Job) -> onnx_ir.Model:
-    onnx_program = torch.onnx.export(
-        program,
-        dynamo=True,
-        opset_version=job.opset,
-        input_names=list(job.input_names),
-        output_names=list(job.output_names),
-        dynamic_shapes=job.dynamic_shapes,  # gives the sizes their names
-        verbose=False,
-        external_data=False,
-    )
+    try:
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=job.opset,
+            input_names=list(job.input_names),
+            output_names=list(job.output_names),
+            verbose=False,
+            external_data=False,
+        )
+    except torch.onnx.OnnxExporterError as err:
+        # the message names the operator; where the model calls it stands on the operator's node
+        operators = re.findall(r"op='([\w.]+)'|target=torch\.ops\.([\w.]+)", _text(err))
+        names = {name.removesuffix(".default") for pair in operators for name in pair if name}
+        for node in program.graph.nodes:
+            if str(node.target).removesuffix(".default") in names and node.stack_trace:
+                err.add_note(node.stack_trace)
+                break
+        raise
     assert onnx_program is not None
     return onnx_program.model
 

@@ -1,7 +1,7 @@
 """From what torch's exporter raised to the line of the model's own code that it stumbled over.
 
-A newcomer's trap: the exporter wraps what went wrong twice or more, and where the trace was whole but its translation wasn't, the
-model's line stands in the message's text, not in the traceback.
+A newcomer's trap: the exporter wraps what went wrong twice or more, and where the trace was whole but its translation wasn't,
+the model's line stands in the text, or in a note on the exception, not in the traceback.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class ModelLine:
 
     @property
     def source(self) -> str:
+        """What the line says."""
         return linecache.getline(self.file, self.number).strip()
 
     @property
@@ -59,7 +60,8 @@ def line_of_error(err: BaseException) -> ModelLine | None:
     """Return the innermost line of the model in the exception or what caused it; None where there is none."""
     for one in reversed(list(_chain(err))):
         lines = [ModelLine(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(one.__traceback__)]
-        told = [ModelLine(found["file"], int(found["line"])) for found in _IN_TEXT.finditer(str(one))]
+        text = "\n".join((str(one), *getattr(one, "__notes__", ())))
+        told = [ModelLine(found["file"], int(found["line"])) for found in _IN_TEXT.finditer(text)]
         for found in (lines, told):
             of_model = [line for line in found if is_of_model(line.file)]
             if of_model:

@@ -104,7 +104,7 @@ class SettledRandom(TorchFunctionMode):
         item = (1, *size[1:]) if per_item else size
         if any(isinstance(length, torch.SymInt) for length in item):
             raise ShallowvitError(
-                f"export: a draw of random numbers has sizes {size}, of which more than the batch is dynamic; fix the input's size"
+                f"export: random numbers of sizes {size} are drawn, and more than the batch is dynamic; fix the input's size"
             )
         generator = np.random.default_rng([self._seed, len(self.drawn)])
         values = _GENERATED[kind](generator, item, *limits)
