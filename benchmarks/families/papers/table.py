@@ -1,7 +1,7 @@
 """The table of families, second part: models of the papers' own coding styles, and what each should come to when it is pruned.
 
-A newcomer's trap: ``Expected`` was derived from the models' code, not from what the tool did with them; where the two differ,
-the tool is wrong until somebody shows why.
+A newcomer's trap: ``Expected`` was derived from the models' code and held against a bypass by hand; where the tool differs,
+it is wrong until somebody shows why. What an engine takes was tried.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..engines.sites import block_paths
 from ..errors import ShallowvitError
 from .deployment import deployable, frame_shape
 from .dynamic_sizes import check_traced, checked_shapes, dynamic_input, dynamic_model, dynamic_options
@@ -145,7 +144,7 @@ def _deployed(
 def _in_pruned_model(names: tuple[str, ...], pruned: PrunedModel) -> tuple[str, ...]:
     """Blocks are named as in the unpruned model, by number or path; return where they are now. Other names stay."""
     paths = pruned.plan.paths
-    now = {block: path for path, block in block_paths(paths, pruned.plan.kept).items()}
+    now = {block: path for path, block in pruned.places.items()}
     found = []
     for name in names:
         block = (

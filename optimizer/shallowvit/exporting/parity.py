@@ -13,6 +13,7 @@ import torch
 from ..errors import ParityError, ShallowvitError
 from .bf16 import emulated_bf16
 from .records import FLOATS, OutputParity, Parity, Precision
+from .settled import settled_random
 from .values import FLOAT_NAMES
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ __all__ = ["TOLERANCES", "check_parity", "number_of_inputs", "real_inputs"]
 
 # Largest difference over largest output. Seen on the demo model and VideoMAE-B: below 1e-6, 6e-4 and 9e-3.
 TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.BF16: 5e-2}
+_NOT_THE_MODEL = (
+    "Something that depends on the input was fixed while the model was traced (a loop's length, a branch); write it without"
+)
 _CHECKED_FLOPS = 5e11  # about 5 s a side on two cores
 
 
@@ -126,9 +130,10 @@ def check_parity(
     label = precision if lowest == precision else f"{precision} with {lowest} in it"
     if not worst.relative_error <= tolerance:
         what = "the graph's outputs differ" if len(outputs) == 1 else f"the graph's output {worst.name} differs"
+        advice = "Use a higher --precision" if lowest != Precision.FP32 else _NOT_THE_MODEL
         raise ParityError(
             f"export: in {label} {what} from torch by {worst.relative_error:.2g} of the largest output over {count} inputs, "
-            f"above the tolerance of {tolerance:g}. Use a higher --precision"
+            f"above the tolerance of {tolerance:g}. {advice}"
         )
     return Parity(
         str(precision),
@@ -144,7 +149,9 @@ def check_parity(
 
 
 def _in_torch(module: nn.Module, graph_inputs: Sequence[GraphInput], batch: Items) -> list[np.ndarray[Any, Any]]:
-    output = module(*(torch.from_numpy(np.ascontiguousarray(batch[one.name])) for one in graph_inputs))
+    # what a forward draws at random is constant in the graph, and the same here
+    with settled_random(batch=len(batch[graph_inputs[0].name])):
+        output = module(*(torch.from_numpy(np.ascontiguousarray(batch[one.name])) for one in graph_inputs))
     return [one.numpy() for one in (output if isinstance(output, tuple) else (output,))]
 
 
