@@ -86,9 +86,7 @@ def export(
         if search:
             config, found = settle_precision(pruned, config, search)
         exported = export_onnx(pruned, folder / "model.onnx", config, data=data)
-        manifest = _manifest(pruned, exported, out.name, config)
-        if found:
-            manifest = manifest.model_copy(update={"precision_search": _search(found)})
+        manifest = _manifest(pruned, exported, out.name, config, found)
         if exported.quantized:
             _write_calibration(folder, exported.quantized, config.quantize)
         if len(exported.inputs) > 1:
@@ -122,7 +120,9 @@ def _files(folder: Path) -> dict[str, File]:
     return {path.relative_to(folder).as_posix(): File(sha256=hash_file(path), bytes=path.stat().st_size) for path in found}
 
 
-def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, config: ExportConfig) -> Manifest:
+def _manifest(
+    pruned: PrunedModel, exported: ExportedOnnx, name: str, config: ExportConfig, found: PrecisionSearch | None
+) -> Manifest:
     embedded = config.embed_preprocessing
     model, chosen = pruned.model, asdict(pruned.plan)
     scores: dict[str, Any] | None = chosen.pop("scores")
@@ -157,6 +157,7 @@ def _manifest(pruned: PrunedModel, exported: ExportedOnnx, name: str, config: Ex
             "parity": asdict(exported.parity),
             "metrics": _checked_metrics(exported),
             "quantization": _quantization(exported, config),
+            "precision_search": _search(found) if found else None,
             "tools": _tool_versions(model.origin.family),
         }
     )

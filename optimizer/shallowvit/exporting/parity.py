@@ -119,22 +119,7 @@ def check_parity(
         for place, name in enumerate(names)
     )
     count = len(items[graph_inputs[0].name])
-    silent = [one.name for one, zero in outputs if zero]
-    if silent:
-        what = "the model's outputs are" if len(outputs) == 1 else f"the model's output {silent[0]} is"
-        raise ParityError(
-            f"export: {what} all zero on {count} inputs ({inputs_from}), so parity can't be shown; is its head trained?"
-        )
-    worst = max((one for one, _zero in outputs), key=lambda one: one.relative_error)
-    tolerance = TOLERANCES[lowest]
-    label = precision if lowest == precision else f"{precision} with {lowest} in it"
-    if not worst.relative_error <= tolerance:
-        what = "the graph's outputs differ" if len(outputs) == 1 else f"the graph's output {worst.name} differs"
-        advice = "Use a higher --precision" if lowest != Precision.FP32 else _NOT_THE_MODEL
-        raise ParityError(
-            f"export: in {label} {what} from torch by {worst.relative_error:.2g} of the largest output over {count} inputs, "
-            f"above the tolerance of {tolerance:g}. {advice}"
-        )
+    worst = _judged(outputs, f"{count} inputs", inputs_from, precision, lowest)
     return Parity(
         str(precision),
         count,
@@ -142,10 +127,30 @@ def check_parity(
         computed_by,
         max(one.max_abs_error for one, _zero in outputs),
         worst.relative_error,
-        tolerance,
+        TOLERANCES[lowest],
         _agreement([one[0] for one in expected], [one[0] for one in found]),
         tuple(one for one, _zero in outputs),
     )
+
+
+def _judged(
+    outputs: Sequence[tuple[OutputParity, bool]], count: str, inputs_from: str, precision: Precision, lowest: Precision
+) -> OutputParity:
+    """Return the worst output; refuse one that is all zero or above the tolerance."""
+    silent = [one.name for one, zero in outputs if zero]
+    if silent:
+        what = "the model's outputs are" if len(outputs) == 1 else f"the model's output {silent[0]} is"
+        raise ParityError(f"export: {what} all zero on {count} ({inputs_from}), so parity can't be shown; is its head trained?")
+    worst = max((one for one, _zero in outputs), key=lambda one: one.relative_error)
+    label = precision if lowest == precision else f"{precision} with {lowest} in it"
+    if not worst.relative_error <= TOLERANCES[lowest]:
+        what = "the graph's outputs differ" if len(outputs) == 1 else f"the graph's output {worst.name} differs"
+        advice = "Use a higher --precision" if lowest != Precision.FP32 else _NOT_THE_MODEL
+        raise ParityError(
+            f"export: in {label} {what} from torch by {worst.relative_error:.2g} of the largest output over {count}, "
+            f"above the tolerance of {TOLERANCES[lowest]:g}. {advice}"
+        )
+    return worst
 
 
 def _in_torch(module: nn.Module, graph_inputs: Sequence[GraphInput], batch: Items) -> list[np.ndarray[Any, Any]]:

@@ -105,7 +105,7 @@ def skipping(module: torch.nn.Module, paths: dict[str, dict[str, str]]) -> Itera
 @contextmanager
 def _replaced(block: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     own = vars(block).get("forward")  # another tool's patch of this object, not the class's method
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward
     try:
         yield
     finally:

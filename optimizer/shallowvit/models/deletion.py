@@ -87,10 +87,10 @@ def _are_places(value: Any, length: int) -> bool:
 
 def _move_taps(part: nn.Module, length: int, kept: Sequence[int], meaning: str) -> None:
     for name in (*_TAPS, *_INSERTS):
-        value = vars(part).get(name)
+        value: Any = vars(part).get(name)
         if not _are_places(value, length):
             continue
-        values = list(value) if isinstance(value, list | tuple) else [value]
+        values: list[int] = list(value) if isinstance(value, list | tuple) else [value]
         if meaning == "after" and name in _TAPS:
             moved = [sum(place <= one for place in kept) - 1 for one in values]
         else:

@@ -81,7 +81,7 @@ def is_placeholder(module: nn.Module) -> bool:
 
 
 def _placeholder(block: nn.Module, route: Route) -> nn.Module:
-    kind = type(type(block).__name__, (_PassThrough, type(block)), {"__module__": __name__})
+    kind: Any = type(type(block).__name__, (_PassThrough, type(block)), {"__module__": __name__})
     stub: nn.Module = kind.__new__(kind)
     nn.Module.__init__(stub)
     plain = {name: value for name, value in vars(block).items() if not name.startswith("_") and name != "forward"}
