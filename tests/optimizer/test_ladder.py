@@ -76,6 +76,7 @@ def test_export_program_module_that_exports_needs_the_plain_rung_alone():
     model, steps = _exported(module, inputs=2, outputs=2)
     assert _outcomes(steps) == {"plain": "used"}
     assert tuple(step.name for step in steps)[: len(RUNGS)] == RUNGS
+    assert [str(value.shape[0]) for value in (*model.graph.inputs, *model.graph.outputs)] == ["batch"] * 4
     _assert_answers_as_torch(model, module, inputs=2)
 
 

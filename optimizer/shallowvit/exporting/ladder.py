@@ -209,7 +209,7 @@ def _attempt(job: _Job, active: tuple[str, ...], found: _Found) -> onnx_ir.Model
             found.told["recorded values"] = "; ".join(found.fixed.told)
         program = _captured(trace, active, found)
         found.stage = "translation"
-        return _translated(program, job)
+        return _translated(program, trace)
 
 
 def _recorded(job: _Job, trace: _Job) -> FixedValues:
@@ -381,6 +381,7 @@ def _translated(program: torch.export.ExportedProgram, job: _Job) -> onnx_ir.Mod
             opset_version=job.opset,
             input_names=list(job.input_names),
             output_names=list(job.output_names),
+            dynamic_shapes=job.dynamic_shapes if any(job.dynamic_shapes) else None,  # for the names of the sizes
             verbose=False,
             external_data=False,
         )
