@@ -95,13 +95,15 @@ class Plan(_Record):
     flops_after: int
     places: tuple[str, ...] = ()
     granularity: str = "block"
+    pairs: tuple[tuple[int, ...], ...] = ()
     removals: tuple[Removal, ...] = ()
 
     @property
     def places_of_blocks(self) -> dict[str, int]:
-        """Module path in the pruned model -> number in the unpruned one, of each block that was kept."""
+        """Module path in the pruned model -> number in the unpruned one, of each block that stands."""
         if self.places:
-            return dict(zip(self.places, self.kept, strict=True))
+            standing = self.kept if self.granularity == "block" else range(len(self.paths))
+            return dict(zip(self.places, standing, strict=True))
         from ..engines.sites import block_paths
 
         return block_paths(self.paths, self.kept)

@@ -171,7 +171,7 @@ def _places(pruned: PrunedModel) -> dict[str, Any]:
     ]
     return {
         "places": tuple(pruned.places),
-        "granularity": str(pruned.plan.granularity) if hasattr(pruned.plan, "granularity") else "block",
+        "granularity": str(pruned.plan.granularity),
         "removals": tuple(removals),
     }
 

@@ -30,6 +30,7 @@ from .options import (
     Criterion,
     Force,
     Frames,
+    Granularity,
     Head,
     ImageSize,
     Json,
@@ -49,6 +50,7 @@ from .options import (
     Seed,
     Select,
     Source,
+    SplitPairs,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def export(
     protect: Protect = None,
     quota: Quota = None,
     max_gaps: MaxGaps = PlanConfig.max_gaps,
+    granularity: Granularity = PlanConfig.granularity,
+    split_pairs: SplitPairs = PlanConfig.split_pairs,
     criterion: Criterion = ScoreConfig.criterion,
     scores: ScoresFile = None,
     mantissa_bits: MantissaBits = ScoreConfig.mantissa_bits,
@@ -167,8 +171,10 @@ def export(
     given |= {"batches": batch, "workspace_mib": workspace, "compute_capabilities": compute_capability}
     given |= {"allow_unfused": allow_unfused, "time_limit_s": time_limit}
     build = build_config(BuildConfig(), given)
-    score_config = ScoreConfig(criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed)
-    plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps)
+    score_config = ScoreConfig(
+        criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed, granularity=granularity
+    )
+    plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps, granularity, split_pairs)
     chosen = _precision(precision)
     quantize = _quantize(chosen, calibration, calibration_method, percentile, samples, seed)
     export_config = ExportConfig(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..scoring.criteria import CRITERIA, Scope
+from ..scoring.criteria import CRITERIA, GRANULARITIES, Scope
 from ..scoring.records import Needs
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Criterion",
     "Force",
     "Frames",
+    "Granularity",
     "Head",
     "ImageSize",
     "Json",
@@ -36,6 +37,7 @@ __all__ = [
     "Seed",
     "Select",
     "Source",
+    "SplitPairs",
 ]
 
 
@@ -126,6 +128,17 @@ Quota = Annotated[
 ]
 MaxGaps = Annotated[
     int, typer.Option(help="Of gaps: how many removed runs may have a kept block of their stack on both sides.")
+]
+Granularity = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(GRANULARITIES),
+        help="What goes: whole blocks, or of each chosen block its attention or its MLP alone, ranked by their own weights.",
+    ),
+]
+SplitPairs = Annotated[
+    bool,
+    typer.Option("--split-pairs", help="Let blocks go singly that go together by default: windows and shifted windows."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write; it appears only when whole.")]
 Outputs = Annotated[

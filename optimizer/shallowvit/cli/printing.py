@@ -210,7 +210,8 @@ def print_plan(plan: PruningPlan) -> None:
     """Say which blocks go, why, and what it saves."""
     blocks = ", ".join(map(str, plan.removed)) or "none"
     print_line(f"plan: {plan.reason}")
-    print_line(f"  blocks {blocks} ({len(plan.kept)} of {len(plan.paths)} stay)")
+    what = "blocks" if plan.granularity == "block" else f"the {plan.granularity} of blocks"
+    print_line(f"  {what} {blocks} ({len(plan.kept)} of {len(plan.paths)} stay)")
     share = 1 - plan.flops_after / plan.flops_before if plan.flops_before else 0.0
     print_line(
         f"  parameters {plan.parameters_before:,} -> {plan.parameters_after:,}; GFLOPs an item {plan.flops_before / 1e9:,.3g} "

@@ -15,6 +15,7 @@ from .options import (
     Criterion,
     Force,
     Frames,
+    Granularity,
     Head,
     ImageSize,
     Json,
@@ -33,6 +34,7 @@ from .options import (
     Seed,
     Select,
     Source,
+    SplitPairs,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def prune(
     protect: Protect = None,
     quota: Quota = None,
     max_gaps: MaxGaps = PlanConfig.max_gaps,
+    granularity: Granularity = PlanConfig.granularity,
+    split_pairs: SplitPairs = PlanConfig.split_pairs,
     criterion: Criterion = ScoreConfig.criterion,
     scores: ScoresFile = None,
     mantissa_bits: MantissaBits = ScoreConfig.mantissa_bits,
@@ -74,9 +78,11 @@ def prune(
 
     Give one of --prune-ratio, --remove, --keep and --quota with counts.
     """
-    score_config = ScoreConfig(criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed)
-    plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps)
-    if plan_config == PlanConfig():
+    score_config = ScoreConfig(
+        criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed, granularity=granularity
+    )
+    plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps, granularity, split_pairs)
+    if not plan_config.needs_scores and remove is None and keep is None:
         raise ShallowvitError("prune: nothing to remove; give --prune-ratio, --remove, --keep or --quota")
     check_scores_file(scores, score_config)
     from ..files import check_out

@@ -16,6 +16,7 @@ from .options import (
     Criterion,
     Force,
     Frames,
+    Granularity,
     Head,
     ImageSize,
     Json,
@@ -30,6 +31,7 @@ from .options import (
     Seed,
     Select,
     Source,
+    SplitPairs,
 )
 
 __all__ = ["score"]
@@ -66,6 +68,8 @@ def score(
     protect: Protect = None,
     quota: Quota = None,
     max_gaps: MaxGaps = PlanConfig.max_gaps,
+    granularity: Granularity = PlanConfig.granularity,
+    split_pairs: SplitPairs = PlanConfig.split_pairs,
     arch: Arch = None,
     blocks: Blocks = None,
     head: Head = None,
@@ -97,8 +101,17 @@ def score(
         finetune_items=finetune_items,
         finetune_epochs=finetune_epochs,
         seed=seed,
+        granularity=granularity,
     )
-    plan_config = PlanConfig(prune_ratio, select=select, protect=protect, quota=quota, max_gaps=max_gaps)
+    plan_config = PlanConfig(
+        prune_ratio,
+        select=select,
+        protect=protect,
+        quota=quota,
+        max_gaps=max_gaps,
+        granularity=granularity,
+        split_pairs=split_pairs,
+    )
     _check_paths(plot, save, force)
     from ..scoring.comparison import compare, parse_criteria
     from ..scoring.subjects import open_subject
@@ -118,7 +131,8 @@ def score(
         )
         compared = compare(subject.score_by, config, criteria, subject.met)
     scores = compared.scores[0]
-    removed = choose(scores, plan_config).removed
+    pairs = subject.model.pairs if subject.model else ()
+    removed = choose(scores, plan_config, pairs).removed
     if save:
         from ..scoring import write_scores
 
@@ -127,7 +141,8 @@ def score(
         from ..scoring.plot import plot_scores
 
         plot_scores(scores, plot, removed=removed)
-    printing.print_warnings((*(subject.model.notes if subject.model else ()), *scores.warnings, *removal_warnings(removed)))
+    doubts = removal_warnings(removed, granularity, pairs)
+    printing.print_warnings((*(subject.model.notes if subject.model else ()), *scores.warnings, *doubts))
     if json:
         printing.print_json(printing.scores_record(source, subject.model, compared) | {"would_remove": list(removed)})
         return

@@ -118,7 +118,7 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
         inputs=inputs,
         outputs=outputs,
         attention_nodes=attention_nodes,
-        blocks=len(pruned.plan.kept),
+        blocks=len(pruned.plan.standing),
         parity=parity,
         attention_rewritten=fused.rewritten,
         attention_left=fused.left,

@@ -139,7 +139,7 @@ def _features(model: LoadedModel, output: object) -> WantedOutput | None:
 
 def _is_module(path: str, pruned: PrunedModel) -> bool:
     """Whether it is a module's path, or may have been in a block that was removed."""
-    gone = tuple(f"{pruned.plan.paths[number]}." for number in pruned.plan.removed)
+    gone = tuple(f"{pruned.plan.paths[number]}." for number in pruned.plan.gone)
     return path in _module_paths(pruned) or path.startswith(gone)
 
 
@@ -198,7 +198,7 @@ def _path_now(name: str, path: str, pruned: PrunedModel, *, whole: bool) -> str:
 
 def _unmoved(name: str, path: str, pruned: PrunedModel) -> str:
     """A module outside the blocks; one that stands in a list behind removed blocks has another place now."""
-    for number in pruned.plan.removed:
+    for number in pruned.plan.gone:
         stack, _, place = pruned.plan.paths[number].rpartition(".")
         rest = path.removeprefix(f"{stack}.").partition(".")[0]
         if path.startswith(f"{stack}.") and rest.isdecimal() and int(rest) > int(place):

@@ -135,17 +135,13 @@ class Probe:
             self._answer(None)
         return watched
 
-    def answer_of(
-        self, path: str, silent: Collection[str] = (), state: torch.Tensor | None = None
-    ) -> torch.Tensor | None:
-        """Return the first tensor of one module's answer, of the block's own where ``path`` is empty."""
-        if not path:
-            return self.run(silent, state=state)
+    def answer_of(self, path: str, silent: Collection[str]) -> torch.Tensor | None:
+        """Return the first tensor of one module's answer."""
         found: list[torch.Tensor] = []
         part = self.block.get_submodule(path)
         handle = part.register_forward_hook(lambda _m, _args, output: found.append(tensors_in(output)[0].clone()))
         try:
-            self.run(silent, state=state)
+            self.run(silent)
         finally:
             handle.remove()
         return found[0] if found else None

@@ -8,7 +8,6 @@ its attention answers, and a norm of the sum (post-norm) leaves no exact cut at 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -22,26 +21,19 @@ from .outputs import tensors_in
 from .zero_branch import HalfRemoval, Zeroed, zeros_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import AbstractContextManager
 
     from .branch_probe import Call
     from .records import Block, LoadedModel
 
-__all__ = ["Granularity", "Half", "find_halves", "halves_of", "without_half"]
+__all__ = ["Half", "find_halves", "halves_of", "without_half"]
 
 _DEPENDS = 0.99  # share of the answer's numbers that must move with the state
 
 
-class Granularity(StrEnum):
-    """What is removed: whole blocks, or of a block what mixes its tokens or what works on each token by itself."""
-
-    BLOCK = "block"
-    ATTENTION = "attention"
-    MLP = "mlp"
-
-
-_PARTS = (str(Granularity.ATTENTION), str(Granularity.MLP))
+_ATTENTION, _MLP = "attention", "mlp"
+_PARTS = (_ATTENTION, _MLP)
 
 
 @dataclass(frozen=True)
@@ -77,20 +69,23 @@ class _NoCutError(Exception):
 _FOUND: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], dict[str, tuple[Half | str, ...]]]] = WeakKeyDictionary()
 
 
-def find_halves(model: LoadedModel, part: str) -> tuple[Half, ...]:
-    """Return the ``attention`` or ``mlp`` half of each block, in their order.
+def find_halves(model: LoadedModel, part: str, blocks: Collection[int] | None = None) -> dict[int, Half]:
+    """Return the ``attention`` or ``mlp`` half of each block, or of these blocks, by the block's number.
 
     Raises:
         ShallowvitError: a block has no such half that can be cut out exactly; says which and why.
     """
-    found = halves_of(model, part)
-    for block, half in zip(model.blocks, found, strict=True):
+    found: dict[int, Half] = {}
+    for block, half in zip(model.blocks, halves_of(model, part), strict=True):
+        if blocks is not None and block.index not in blocks:
+            continue
         if isinstance(half, str):
             raise ShallowvitError(
                 f"halves: the {part} of block {block.index} ({block.path}, {block.class_name}) can't be removed by itself: "
                 f"{half}. Remove whole blocks, with --granularity block"
             )
-    return tuple(half for half in found if isinstance(half, Half))
+        found[block.index] = half
+    return found
 
 
 def halves_of(model: LoadedModel, part: str) -> tuple[Half | str, ...]:
@@ -100,7 +95,7 @@ def halves_of(model: LoadedModel, part: str) -> tuple[Half | str, ...]:
     if key not in known:
         rows = _search(model)
         known[key] = {one: tuple(row[one] for row in rows) for one in _PARTS}
-    return known[key][str(part)]
+    return known[key][part]
 
 
 def without_half(model: LoadedModel, half: Half) -> AbstractContextManager[None]:
@@ -154,10 +149,10 @@ def _find_cut(module: nn.Module, call: Call) -> _Cut:
         raise _NoCutError("it adds one branch alone to its state, so that removing this is removing the block")
     writers = [_lifted(probe, path, rules) for path in writers]
     by_part = _sorted_by_part(probe, Probe(module, call, redrawn=True, centred=True), writers, watched.calls)
-    if not by_part[Granularity.MLP] or not by_part[Granularity.ATTENTION]:
+    if not by_part[_MLP] or not by_part[_ATTENTION]:
         raise _NoCutError(
             "each of its branches mixes tokens, so that none is known to be the attention"
-            if by_part[Granularity.ATTENTION]
+            if by_part[_ATTENTION]
             else "none of its branches mixes tokens by anything but convolutions, so that it has no attention"
         )
     sites = {part: tuple(rules[path] for path in paths) for part, paths in by_part.items()}
@@ -216,39 +211,33 @@ def _lifted(probe: Probe, path: str, rules: dict[str, Zeroed]) -> str:
     return path
 
 
-def _sorted_by_part(
-    probe: Probe, centred: Probe, writers: Sequence[str], calls: dict[str, int]
-) -> dict[str, list[str]]:
+def _sorted_by_part(probe: Probe, centred: Probe, writers: Sequence[str], calls: dict[str, int]) -> dict[str, list[str]]:
     """Which branches mix tokens, and which work on each by itself; an MLP may look at a token's neighbours by a convolution."""
-    by_part: dict[str, list[str]] = {Granularity.ATTENTION: [], Granularity.MLP: []}
+    by_part: dict[str, list[str]] = {_ATTENTION: [], _MLP: []}
     for path in writers:
         others = [one for one in writers if one != path]  # a branch sees what those before it have added
-        if not _mixes(probe, path, others):
-            by_part[Granularity.MLP].append(path)
-        elif _mixes(centred, path, others):
-            by_part[Granularity.ATTENTION].append(path)
+        if not _mixes(probe, others):
+            by_part[_MLP].append(path)
+        elif _mixes(centred, others):
+            by_part[_ATTENTION].append(path)
         elif _matrices(probe.block, [path, *_emptied(probe, [path], calls)]) > 1:
-            by_part[Granularity.MLP].append(path)
+            by_part[_MLP].append(path)
         # else a convolution that tells tokens their places: it stays with either half
     return by_part
 
 
-def _mixes(probe: Probe, path: str, silent: Sequence[str] = ()) -> bool:
-    """Whether changing one token changes more than one token of the branch."""
-    before = probe.answer_of(path, silent)
-    assert before is not None
+def _mixes(probe: Probe, silent: Sequence[str] = ()) -> bool:
+    """Whether changing one token of the state changes more than one token of the answer, the other branches silenced."""
+    before = probe.run(silent)
     scale = 1e-6 * float(before.abs().max())
     fewest = before.numel()
-    for axis in {-1, 1 if probe.state.ndim > 2 else -1}:
+    for axis in {-1, 1 if probe.state.ndim > 2 else -1}:  # width is the last one, or that of [B, C, H, W]
         state = probe.state.clone()
         token = state.movedim(axis, -1)  # a view
         place = tuple(0 if n == 0 else size // 2 for n, size in enumerate(token.shape[:-1]))
         token[place] = torch.randn(token.shape[-1], generator=torch.Generator().manual_seed(3)).to(state.dtype) * 3
-        after = probe.answer_of(path, silent, state=state)
-        assert after is not None
-        moved = (after - before).abs() > scale
-        for own in {-1, 1 if moved.ndim > 2 else -1}:
-            fewest = min(fewest, int(moved.movedim(own, -1).any(-1).sum()))
+        moved = (probe.run(silent, state=state) - before).abs() > scale
+        fewest = min(fewest, int(moved.movedim(axis, -1).any(-1).sum()))
     return fewest > 1
 
 
@@ -330,8 +319,8 @@ def _tried(module: nn.Module, block: Block, part: str, call: Call, cut: _Cut | s
 def _of_composite(model: LoadedModel, block: Block, part: str, calls: dict[str, Call]) -> Half | str:
     """A list of parts that the forward around it walks: its branches are parts, or lie in parts that add the state."""
     module = model.block(block.index)
-    sites: dict[str, list[Zeroed]] = {Granularity.ATTENTION: [], Granularity.MLP: []}
-    emptied: dict[str, list[Zeroed]] = {Granularity.ATTENTION: [], Granularity.MLP: []}
+    sites: dict[str, list[Zeroed]] = {_ATTENTION: [], _MLP: []}
+    emptied: dict[str, list[Zeroed]] = {_ATTENTION: [], _MLP: []}
     flops = 0
     for name, mode in model.modes_of(block.index).items():
         child, call = module.get_submodule(name), calls.get(f"{block.path}.{name}")
@@ -341,7 +330,7 @@ def _of_composite(model: LoadedModel, block: Block, part: str, calls: dict[str, 
             return f"its part {name} isn't called with a state"
         probe = Probe(child, call, redrawn=True)
         if mode == "zero":
-            kind = Granularity.ATTENTION if _mixes(probe, "") else Granularity.MLP
+            kind = _ATTENTION if _mixes(probe) else _MLP
             sites[kind].append(Zeroed(name))
             flops += (kind == part) * _count_flops(child, call, ())
             continue
@@ -351,17 +340,15 @@ def _of_composite(model: LoadedModel, block: Block, part: str, calls: dict[str, 
             writers = [_lifted(probe, path, rules) for path in _writers(probe, list(rules))]
         except _NoCutError as err:
             return f"its part {name}: {err}"
-        kind = Granularity.ATTENTION if any(_mixes(probe, path) for path in writers) else Granularity.MLP
+        kind = _ATTENTION if _mixes(probe) else _MLP
         before = _replaceable(child, _emptied(probe, writers, watched.calls), watched.rules, watched.calls, writers)
         own = tuple(rules[path] for path in writers)
         flops += (kind == part) * (_count_flops(child, call, ()) - _count_flops(child, call, (*own, *before)))
         sites[kind] += [replace(one, path=f"{name}.{one.path}") for one in own]
         emptied[kind] += [replace(one, path=f"{name}.{one.path}") for one in before]
-    if not sites[Granularity.ATTENTION] or not sites[Granularity.MLP]:
+    if not sites[_ATTENTION] or not sites[_MLP]:
         return "its parts aren't some that mix tokens and some that work on each by itself"
     removal = HalfRemoval(part, block.path, tuple(sites[part]), tuple(emptied[part]))
-    gone = [
-        name for name, _ in module.named_parameters() if any(name.startswith(f"{one.path}.") for one in removal.zeroed)
-    ]
+    gone = [name for name, _ in module.named_parameters() if any(name.startswith(f"{one.path}.") for one in removal.zeroed)]
     size = sum(module.get_parameter(name).numel() for name in gone)
     return Half(block.index, part, removal, size, flops, tuple(gone))

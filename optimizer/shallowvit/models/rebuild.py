@@ -9,6 +9,7 @@ from ..errors import ShallowvitError
 from .checkpoints import take_out_absent
 from .removals import Removal, apply_removal, gone_paths, learn_routes
 from .weights import load_state, read_state_dict
+from .zero_branch import HalfRemoval, apply_half_removals, half_removal_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,9 @@ def rebuild_pruned(module: torch.nn.Module, example: Mapping[str, Any], folder: 
         ShallowvitError: the lineage doesn't fit the module.
     """
     for removal in removals_of(read_lineage(folder)):
+        if isinstance(removal, HalfRemoval):
+            _cut_half(module, removal, folder)
+            continue
         try:
             length = len(list(module.get_submodule(removal.path).children()))
         except AttributeError as err:
@@ -54,11 +58,23 @@ def rebuild_pruned(module: torch.nn.Module, example: Mapping[str, Any], folder: 
     load_state(module, state, str(folder))
 
 
-def removals_of(lineage: Mapping[str, Any]) -> tuple[Removal, ...]:
+def _cut_half(module: torch.nn.Module, removal: HalfRemoval, folder: Path) -> None:
+    try:
+        apply_half_removals(module, [removal])
+    except AttributeError as err:
+        raise ShallowvitError(
+            f"load: {folder} lacks the {removal.part} of {removal.block_path}, which {type(module).__name__} doesn't have "
+            f"({err}). Check --arch"
+        ) from err
+
+
+def removals_of(lineage: Mapping[str, Any]) -> tuple[Removal | HalfRemoval, ...]:
     """Return what a lineage says was removed, from the whole model on, in order."""
     if "removals" in lineage:
         return tuple(
-            Removal(
+            half_removal_of(record)
+            if "part" in record
+            else Removal(
                 **(
                     record
                     | {"gone": tuple(record["gone"]), "modes": tuple((name, mode) for name, mode in record.get("modes", ()))}

@@ -19,7 +19,7 @@ from .outputs import tensors_in
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["HalfRemoval", "ZeroBranch", "Zeroed", "apply_half_removals", "half_removals_of", "zeroed_like", "zeros_in_place"]
+__all__ = ["HalfRemoval", "ZeroBranch", "Zeroed", "apply_half_removals", "half_removal_of", "zeroed_like", "zeros_in_place"]
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,10 @@ def apply_half_removals(module: nn.Module, records: Sequence[HalfRemoval]) -> No
         _put_zeros(module.get_submodule(record.block_path), record.zeroed)
 
 
-def half_removals_of(records: Sequence[Mapping[str, Any]]) -> tuple[HalfRemoval, ...]:
-    """Return the records that ``dataclasses.asdict`` and a JSON file turned into plain types."""
-    return tuple(
-        HalfRemoval(
-            record["part"],
-            record["block_path"],
-            tuple(Zeroed(**one) for one in record["sites"]),
-            tuple(Zeroed(**one) for one in record["emptied"]),
-        )
-        for record in records
-    )
+def half_removal_of(record: Mapping[str, Any]) -> HalfRemoval:
+    """Return the record that ``dataclasses.asdict`` and a JSON file turned into plain types."""
+    sites, emptied = (tuple(Zeroed(**one) for one in record[name]) for name in ("sites", "emptied"))
+    return HalfRemoval(record["part"], record["block_path"], sites, emptied)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import ShallowvitError
+from ..scoring.criteria import check_granularity
+from .groups import Groups
 from .selection import (
     Chosen,
     Demand,
@@ -28,7 +30,8 @@ from .selection import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..models import LoadedModel
+    from ..models import Block, LoadedModel
+    from ..models.halves import Half
     from ..scoring import BlockScores
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
 ]
 
 _EVEN = "even"
+_UNITS = {"block": "whole blocks", "attention": "the blocks' attention", "mlp": "the blocks' MLPs"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class PlanConfig:
         protect: Blocks that must stay, such as ``first,last,3`` or ``0-2``; first and last are of each stack.
         quota: ``even`` removes the same ratio of each stack; ``PATH=N,PATH=N`` that many of each, in place of a ratio.
         max_gaps: Of ``gaps``: how many removed runs may have a kept block of their stack on both sides.
+        granularity: ``attention`` or ``mlp`` removes that half of each chosen block and leaves the block in its place.
+        split_pairs: Let blocks that belong together (windows and shifted windows) go singly.
     """
 
     prune_ratio: float | None = None
@@ -67,6 +73,8 @@ class PlanConfig:
     protect: str | None = None
     quota: str | None = None
     max_gaps: int = 1
+    granularity: str = "block"
+    split_pairs: bool = False
 
     def __post_init__(self) -> None:
         given = [f"--{name.replace('_', '-')}" for name in ("prune_ratio", "remove", "keep") if getattr(self, name) is not None]
@@ -82,6 +90,12 @@ class PlanConfig:
         object.__setattr__(self, "select", Select(self.select))  # the plain text "gaps" is as good
         if self.max_gaps < 0:
             raise ShallowvitError(f"plan: --max-gaps {self.max_gaps} is out of range; give 0 or more")
+        check_granularity(self.granularity, "plan")
+        if self.granularity != "block" and self.select is Select.ITERATIVE:
+            raise ShallowvitError(
+                f"plan: --select iterative scores whole blocks again and again; --granularity {self.granularity} takes prefix, "
+                "interval or gaps"
+            )
         if self.max_gaps != 1 and self.select is not Select.GAPS:
             raise ShallowvitError(f"plan: --max-gaps is of --select gaps, not of {self.select}; leave it out or choose gaps")
         if not self.needs_scores:
@@ -137,21 +151,44 @@ class PruningPlan:
     flops_after: int
     scores: BlockScores | None = None  # what the blocks were ranked by
     why: tuple[str, ...] = ()  # of each removed block, in the order of ``removed``
+    granularity: str = "block"  # of each removed block only the attention or the MLP goes, unless this is block
+    pairs: tuple[tuple[int, ...], ...] = ()  # blocks that belong together
+
+    @property
+    def gone(self) -> tuple[int, ...]:
+        """The blocks that go whole."""
+        return self.removed if self.granularity == "block" else ()
+
+    @property
+    def standing(self) -> tuple[int, ...]:
+        """The blocks that stand in the pruned model, whole or not."""
+        return self.kept if self.granularity == "block" else tuple(range(len(self.paths)))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a careful expert would say about the ranking and about what goes."""
-        return (*(self.scores.warnings if self.scores else ()), *removal_warnings(self.removed))
+        doubts = removal_warnings(self.removed, self.granularity, self.pairs)
+        return (*(self.scores.warnings if self.scores else ()), *doubts)
 
 
-def removal_warnings(removed: Sequence[int]) -> tuple[str, ...]:
-    """What a careful expert would say about removing these blocks."""
-    if 0 not in removed:
-        return ()
-    return (
-        "block 0 goes, the costliest to lose in most models (45 points of accuracy in the paper, 52 on the demo model): "
-        "measure it, or keep it with --protect first",
-    )
+def removal_warnings(
+    removed: Sequence[int], granularity: str = "block", pairs: Sequence[Sequence[int]] = ()
+) -> tuple[str, ...]:
+    """What a careful expert would say about removing these blocks, or that half of them."""
+    found = []
+    if 0 in removed and granularity == "block":
+        found.append(
+            "block 0 goes, the costliest to lose in most models (45 points of accuracy in the paper, 52 on the demo model): "
+            "measure it, or keep it with --protect first"
+        )
+    for pair in pairs if granularity != "mlp" else ():
+        gone, left = [n for n in pair if n in removed], [n for n in pair if n not in removed]
+        if gone and left:
+            found.append(
+                f"{blocks_text(gone)} is half of a pair of windows and shifted windows, of which {blocks_text(left)} stays, so "
+                "that windows no longer take turns there: remove both, or measure it"
+            )
+    return tuple(found)
 
 
 def plan(
@@ -175,13 +212,14 @@ def plan(
     config = config or PlanConfig()
     if scores is not None:
         _check_scores(model, scores)
+        _check_granularity(scores, config)
     count = len(model.blocks)
     if config.needs_scores:
-        stacks = tuple(block.stack for block in model.blocks)
-        if scores is None and _demand(stacks, config).count:
+        groups = _groups(model, config)
+        if scores is None and _demand(groups, config).count:
             option = "--prune-ratio" if config.prune_ratio is not None else "--quota"
             raise ShallowvitError(f"plan: {option} needs scores to rank the blocks by; score the model first")
-        chosen = _choose(stacks, scores, config, _rescore_without(model, scores, rescore) if scores and rescore else None)
+        chosen = _choose(groups, scores, config, _rescore_without(model, scores, rescore) if scores and rescore else None)
     elif config.remove is not None:
         removed = tuple(parse_blocks(config.remove, count, "--remove"))
         chosen = Chosen(removed, ("named by the user",) * len(removed), f"remove {config.remove}, named by the user")
@@ -192,7 +230,7 @@ def plan(
     else:
         chosen = Chosen((), (), "every block stays")
     _check_named(model, config, chosen.removed)
-    return replace(_plan_of(model, chosen), scores=scores)
+    return replace(_plan_of(model, chosen, config.granularity), scores=scores)
 
 
 def check_plan(model: LoadedModel, config: PlanConfig) -> None:
@@ -202,13 +240,22 @@ def check_plan(model: LoadedModel, config: PlanConfig) -> None:
         ShallowvitError: says what is asked for, and what may go.
     """
     if config.needs_scores:
-        _demand(tuple(block.stack for block in model.blocks), config)
+        _demand(_groups(model, config), config)
+        if config.granularity != "block":
+            from ..models.halves import find_halves  # loads torch
+
+            find_halves(model, config.granularity)
     else:
         plan(model, None, config)
 
 
-def choose(scores: BlockScores, config: PlanConfig) -> Chosen:
+def choose(scores: BlockScores, config: PlanConfig, pairs: Sequence[tuple[int, ...]] = ()) -> Chosen:
     """Choose by scores alone, as ``plan`` would for the model they are of; where that isn't loaded, as with a checkpoint.
+
+    Args:
+        scores: Of blocks or of halves; ``config`` has to ask for the same.
+        config: See ``PlanConfig``.
+        pairs: The model's blocks that belong together, where they are known.
 
     Raises:
         ShallowvitError: no choice meets what is asked for, or it takes a model (``iterative``, ``remove``, ``keep``).
@@ -218,10 +265,11 @@ def choose(scores: BlockScores, config: PlanConfig) -> Chosen:
     if not config.needs_scores:
         return Chosen((), (), "every block stays")
     _check_finite(scores)
-    return _choose(tuple(row.stack for row in scores.blocks), scores, config, None)
+    _check_granularity(scores, config)
+    return _choose(Groups(tuple(row.stack for row in scores.blocks), _paired(pairs, config)), scores, config, None)
 
 
-def count_from_ratio(prune_ratio: float, blocks: int) -> int:
+def count_from_ratio(prune_ratio: float, blocks: int, what: str = "blocks") -> int:
     """Return how many of ``blocks`` a ratio removes: the nearest whole number, a half rounded down.
 
     Raises:
@@ -231,11 +279,11 @@ def count_from_ratio(prune_ratio: float, blocks: int) -> int:
     number = math.ceil(exact - 0.5)
     if prune_ratio > 0 and number == 0:
         raise ShallowvitError(
-            f"plan: --prune-ratio {prune_ratio:g} of {blocks} blocks removes none; the least that removes one is above "
+            f"plan: --prune-ratio {prune_ratio:g} of {blocks} {what} removes none; the least that removes one is above "
             f"{0.5 / blocks:.3f}"
         )
     if number >= blocks:
-        raise ShallowvitError(f"plan: --prune-ratio {prune_ratio:g} would remove all {blocks} blocks; at least one must stay")
+        raise ShallowvitError(f"plan: --prune-ratio {prune_ratio:g} would remove all {blocks} {what}; at least one must stay")
     return number
 
 
@@ -283,15 +331,27 @@ def _protected(stacks: tuple[str, ...], config: PlanConfig) -> frozenset[int]:
     return frozenset(parse_blocks(config.protect, len(stacks), "--protect", words))
 
 
-def _demand(stacks: tuple[str, ...], config: PlanConfig) -> Demand:
+def _groups(model: LoadedModel, config: PlanConfig) -> Groups:
+    return Groups(tuple(block.stack for block in model.blocks), _paired(model.pairs, config))
+
+
+def _paired(pairs: Sequence[tuple[int, ...]], config: PlanConfig) -> tuple[tuple[int, ...], ...]:
+    """Blocks that have to go together: an MLP knows no windows."""
+    return () if config.split_pairs or config.granularity == "mlp" else tuple(pairs)
+
+
+def _demand(groups: Groups, config: PlanConfig) -> Demand:
     """What the choice has to meet, by each block's stack; refuses what can't be met."""
+    stacks = groups.stacks
     quota = config.quota_counts
     unknown = next((stack for stack in quota or {} if stack not in stacks), None)
     if unknown is not None:
         known = ", ".join(dict.fromkeys(stacks))
         raise ShallowvitError(f"plan: --quota names {unknown}, which isn't a stack of blocks in use; choose from {known}")
-    count = count_from_ratio(config.prune_ratio, len(stacks)) if config.prune_ratio is not None else sum((quota or {}).values())
-    demand = Demand(stacks, count, _protected(stacks, config), quota)
+    count = sum((quota or {}).values())
+    if config.prune_ratio is not None:
+        count = count_from_ratio(config.prune_ratio, len(groups.members), "groups of blocks" if groups.pairs else "blocks")
+    demand = groups.demand(count, _protected(stacks, config), quota)
     if config.quota == _EVEN:
         demand = replace(demand, quota=even_quota(demand))
     check_demand(demand, Select(config.select), config.max_gaps)
@@ -299,14 +359,15 @@ def _demand(stacks: tuple[str, ...], config: PlanConfig) -> Demand:
 
 
 def _choose(
-    stacks: tuple[str, ...],
+    groups: Groups,
     scores: BlockScores | None,
     config: PlanConfig,
-    rescore: Callable[[tuple[int, ...]], dict[int, float]] | None,
+    rescore: Callable[[tuple[int, ...]], Mapping[int, float]] | None,
 ) -> Chosen:
-    demand = _demand(stacks, config)
+    demand = _demand(groups, config)
+    scores = groups.scores(scores) if scores is not None else None
     if scores is None or demand.count == 0:
-        chosen = Chosen((), (), f"remove none of {len(stacks)} blocks")
+        chosen = Chosen((), (), f"remove none of {len(groups.stacks)} blocks")
     elif config.select is Select.INTERVAL:
         chosen = select_interval(demand, scores)
     elif config.select is Select.GAPS:
@@ -319,8 +380,8 @@ def _choose(
             "score(left, config)"
         )
     else:
-        chosen = select_iterative(demand, scores, rescore)
-    return chosen._replace(rule=chosen.rule + _circumstances(config, demand))
+        chosen = select_iterative(demand, scores, groups.rescore(rescore))
+    return groups.expand(chosen._replace(rule=chosen.rule + _circumstances(config, demand)))
 
 
 def _rescore_without(
@@ -335,7 +396,7 @@ def _rescore_without(
     members = Demand(tuple(block.stack for block in model.blocks), 0).members.values()
 
     def scores_without(gone: tuple[int, ...]) -> dict[int, float]:
-        left = prune(model, _plan_of(model, Chosen(gone, (), "so far"))).model
+        left = prune(model, _plan_of(model, Chosen(gone, (), "so far"), "block")).model
         # surgery numbers what is left through, stack after stack
         kept = [number for own in members for number in own if number not in gone]
         again = rescore(left)
@@ -356,7 +417,9 @@ def _circumstances(config: PlanConfig, demand: Demand) -> str:
         shares = ", ".join(f"{demand.takes[stack]} of {len(own)} of {stack}" for stack, own in demand.members.items())
         text += f"; {'even quota' if config.quota == _EVEN else 'quota'}: {shares}"
     if demand.protected:
-        text += f"; {blocks_text(demand.protected)} protected ({config.protect})"
+        text += f"; {blocks_text(demand.real(demand.protected))} protected ({config.protect})"
+    if config.granularity != "block":
+        text += f"; of each the {config.granularity} alone"
     return text
 
 
@@ -384,6 +447,15 @@ def _check_scores(model: LoadedModel, scores: BlockScores) -> None:
     _check_finite(scores)
 
 
+def _check_granularity(scores: BlockScores, config: PlanConfig) -> None:
+    found = scores.settings.get("granularity", "block")
+    if found != config.granularity:
+        raise ShallowvitError(
+            f"plan: the scores are of {_UNITS[found]}, and --granularity {config.granularity} removes "
+            f"{_UNITS[config.granularity]}; score the model again with the same --granularity"
+        )
+
+
 def _check_finite(scores: BlockScores) -> None:
     for row in scores.blocks:
         if not math.isfinite(row.score):
@@ -397,7 +469,7 @@ def _check_block_weights(model: LoadedModel, scores: BlockScores) -> None:
     """Scores read straight from a checkpoint know the blocks' matrices, not the whole model."""
     from ..scoring.weights import hash_blocks, weights_from_model  # loads torch
 
-    found = hash_blocks(weights_from_model(model))
+    found = hash_blocks(weights_from_model(model))  # a checkpoint is scored by whole blocks
     if scores.blocks_sha256 != found:
         raise ShallowvitError(
             f"plan: the scores were computed on blocks with weights {scores.blocks_sha256[:12] or 'unknown'}, the model's have "
@@ -417,8 +489,12 @@ def _check_named(model: LoadedModel, config: PlanConfig, removed: Sequence[int])
         raise ShallowvitError(f"plan: {option} {blocks_text(clash)}, which --protect {config.protect} names; change one")
 
 
-def _plan_of(model: LoadedModel, chosen: Chosen) -> PruningPlan:
-    gone = [block for block in model.blocks if block.index in chosen.removed]
+def _plan_of(model: LoadedModel, chosen: Chosen, granularity: str) -> PruningPlan:
+    gone: Sequence[Block | Half] = [block for block in model.blocks if block.index in chosen.removed]
+    if granularity != "block" and gone:
+        from ..models.halves import find_halves  # loads torch
+
+        gone = list(find_halves(model, granularity, chosen.removed).values())
     return PruningPlan(
         removed=chosen.removed,
         kept=tuple(block.index for block in model.blocks if block.index not in chosen.removed),
@@ -430,4 +506,6 @@ def _plan_of(model: LoadedModel, chosen: Chosen) -> PruningPlan:
         flops_before=model.flops,
         flops_after=model.flops - sum(block.flops for block in gone),
         why=chosen.why,
+        granularity=granularity,
+        pairs=model.pairs,
     )

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from ..models import LoadedModel
 
-__all__ = ["Removed", "remove_blocks"]
+__all__ = ["RUN_ERRORS", "Removed", "Seen", "difference", "paths_after", "remove_blocks", "woken"]
 
 _TOLERANCE = 1e-5  # of the largest value; the same operations on the same weights differ by nothing
 _ASLEEP = 1e-2  # weights that are all smaller than this are drawn anew for the comparison
-_RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
+RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Removed:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The outputs of a forward and the states that the kept blocks gave on the way."""
+class Seen:
+    """The outputs of a forward, and the states that blocks gave on the way."""
 
     tensors: list[torch.Tensor]
 
@@ -113,11 +113,11 @@ class _Trial:
     def __init__(self, model: LoadedModel, removed: Sequence[int]) -> None:
         self.model = model
         self.removed = removed
-        self.awake, self.woken = _woken(model.module), True
+        self.awake, self.woken = woken(model.module), True
         self.inputs = probe_inputs(model.input_spec, model.example)
         self.forwards = 0
         self.routes: dict[str, Route] = {}
-        self._expected: _Seen | None = None
+        self._expected: Seen | None = None
         if any(part._forward_hooks or part._forward_pre_hooks for part in model.module.modules()):
             self._check_copies()
 
@@ -135,14 +135,14 @@ class _Trial:
             if self._expected is None and self.woken and not found.finite:  # weights drawn anew can overflow
                 self.awake, self.woken = skeleton(self.model.module), False
                 return self.tried(removals)
-        except _RUN_ERRORS as err:
+        except RUN_ERRORS as err:
             if self._expected is None and self._takes_one_only():
                 self.inputs = random_like(self.model.example, 1)
                 return self.tried(removals)
             return f"it doesn't run ({type(err).__name__}: {_first_line(err)})"
         if self._expected is None:
             self._expected = self._skipped()
-        different = _difference(found, self._expected)
+        different = difference(found, self._expected)
         if different:
             return different
         built, recipe = self._built(self.model.module, removals)
@@ -151,11 +151,11 @@ class _Trial:
     def _check_copies(self) -> None:
         """Hooks may keep what they see in the model they were registered on; a copy then answers with stale states."""
         seen = [self._run(module, [], self.inputs) for module in (skeleton(self.model.module), self.model.module)]
-        if _difference(*seen):
+        if difference(*seen):
             raise ShallowvitError(
                 f"prune: a copy of {self.model.origin.architecture} doesn't answer as the model does, since its forward hooks "
-                "keep states in the model they were registered on. Register them on modules of the model itself, or let forward "
-                "collect the states"
+                "keep states in the model they were registered on. Register them on modules of the model itself, or let "
+                "forward collect the states"
             )
 
     def _takes_one_only(self) -> bool:
@@ -164,17 +164,17 @@ class _Trial:
             return False
         try:
             self._run(self.awake, [], self.inputs)
-        except _RUN_ERRORS:
+        except RUN_ERRORS:
             return True
         return False
 
-    def _skipped(self) -> _Seen:
+    def _skipped(self) -> Seen:
         paths = {self.model.blocks[number].path: self.model.modes_of(number) for number in self.removed}
         blocks = [self.awake.get_submodule(b.path) for b in self.model.blocks if b.index not in self.removed]
         try:
             with skipping(self.awake, paths) as routes:
                 seen = self._run(self.awake, blocks, self.inputs)
-        except _RUN_ERRORS as err:
+        except RUN_ERRORS as err:
             raise ShallowvitError(
                 f"prune: {self.model.origin.architecture} doesn't run when {', '.join(paths)} hand their input on: "
                 f"{_first_line(err)}. Remove other blocks"
@@ -199,7 +199,7 @@ class _Trial:
         paths = paths_after(self.model, self.removed, removals)
         return [module.get_submodule(path) for _, _, path in paths]
 
-    def _run(self, module: nn.Module, blocks: Sequence[nn.Module], inputs: Mapping[str, Any]) -> _Seen:
+    def _run(self, module: nn.Module, blocks: Sequence[nn.Module], inputs: Mapping[str, Any]) -> Seen:
         """One forward; what is drawn at random is drawn from the same seed each time."""
         states: list[torch.Tensor] = []
 
@@ -216,7 +216,7 @@ class _Trial:
         finally:
             for handle in handles:
                 handle.remove()
-        return _Seen([*outputs, *states])
+        return Seen([*outputs, *states])
 
 
 def paths_after(model: LoadedModel, removed: Sequence[int], removals: Sequence[Removal]) -> list[tuple[int, int, str]]:
@@ -244,8 +244,8 @@ def _called(block: nn.Module) -> list[nn.Module]:
     return list(block.children()) if is_list else [block]
 
 
-def _woken(module: nn.Module) -> nn.Module:
-    """A copy that shares the weights, but for those that are so small that a block of them changes nothing."""
+def woken(module: nn.Module) -> nn.Module:
+    """Return a copy that shares the weights, but for those that are so small that a block of them changes nothing."""
     copied = skeleton(module)
     generator = torch.Generator().manual_seed(0)
     drawn: dict[int, torch.nn.Parameter] = {}
@@ -266,8 +266,8 @@ def _is_asleep(weight: torch.Tensor) -> bool:
     return all(float(part.abs().max()) < _ASLEEP for part in (weight.flatten()[:64], weight))
 
 
-def _difference(found: _Seen, expected: _Seen) -> str:
-    """What is different between two forwards, in words; empty where nothing is."""
+def difference(found: Seen, expected: Seen) -> str:
+    """Say what is different between two forwards; empty where nothing is."""
     if len(found.tensors) != len(expected.tensors):
         return f"it gives {len(found.tensors)} outputs and states instead of {len(expected.tensors)}"
     for one, other in zip(found.tensors, expected.tensors, strict=True):

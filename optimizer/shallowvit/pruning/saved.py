@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from ..models import LoadedModel
     from ..models.removals import Removal
+    from ..models.zero_branch import HalfRemoval
     from .surgery import PrunedModel
 
 __all__ = ["PrunedFolder", "save_pruned"]
@@ -79,7 +80,7 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
             "stock": stock,
             "source": asdict(model.origin),
             "plan": asdict(plan),
-            "removals": [asdict(one) for one in (pruned.removals if stock else (*_before(model), *pruned.removals))],
+            "removals": [asdict(one) for one in (*(() if stock else _before(model)), *pruned.removals, *pruned.halves)],
         }
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n")
     return PrunedFolder(out, stock, _reload_line(model, out, stock), len(plan.removed))
@@ -121,7 +122,7 @@ def _arch(model: LoadedModel) -> str:
     return f"{prefix}:{spec}" if prefix and model.folder is not None and spec == str(model.folder) else spec
 
 
-def _before(model: LoadedModel) -> tuple[Removal, ...]:
+def _before(model: LoadedModel) -> tuple[Removal | HalfRemoval, ...]:
     """What had gone from the model that ``arch`` builds, if this one was itself such a pruned folder."""
     if model.folder is None or not (model.folder / LINEAGE_FILE).is_file() or (model.folder / "config.json").is_file():
         return ()

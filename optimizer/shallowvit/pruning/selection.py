@@ -54,6 +54,7 @@ class Demand:
     count: int
     protected: frozenset[int] = frozenset()
     quota: Mapping[str, int] | None = None
+    groups: tuple[tuple[int, ...], ...] = ()  # where what goes is groups of blocks: the blocks of each, by the group's number
 
     @property
     def members(self) -> dict[str, tuple[int, ...]]:
@@ -73,6 +74,15 @@ class Demand:
         """How many blocks of each stack go at most, with the quota."""
         return self.room if self.quota is None else {stack: self.quota.get(stack, 0) for stack in self.members}
 
+    @property
+    def what(self) -> str:
+        """What the numbers count."""
+        return "groups of blocks" if self.groups else "blocks"
+
+    def real(self, numbers: Iterable[int]) -> tuple[int, ...]:
+        """The numbers of the blocks, for a sentence."""
+        return tuple(sorted(block for n in numbers for block in (self.groups[n] if self.groups else (n,))))
+
 
 class Chosen(NamedTuple):
     """The blocks that go, ascending; why each of them; and the rule in words."""
@@ -88,18 +98,18 @@ def check_demand(demand: Demand, select: Select, max_gaps: int) -> None:
     Raises:
         ShallowvitError: says which demand is too much, and what may go.
     """
-    protected = f" with {blocks_text(demand.protected)} protected" if demand.protected else ""
+    protected = f" with {blocks_text(demand.real(demand.protected))} protected" if demand.protected else ""
     room = demand.room
     for stack, number in (demand.quota or {}).items():
         if number > room[stack]:
             raise ShallowvitError(
-                f"plan: --quota takes {number} of the {len(demand.members[stack])} blocks of {stack}, but only {room[stack]} "
-                f"may go{protected}, since at least one must stay; take fewer"
+                f"plan: --quota takes {number} of the {len(demand.members[stack])} {demand.what} of {stack}, but only "
+                f"{room[stack]} may go{protected}, since at least one must stay; take fewer"
             )
     if demand.count > sum(room.values()):
         raise ShallowvitError(
-            f"plan: {demand.count} of {len(demand.stacks)} blocks are to go, but only {sum(room.values())} may{protected}, "
-            "since at least one of each stack must stay; remove or protect fewer"
+            f"plan: {demand.count} of {len(demand.stacks)} {demand.what} are to go, but only {sum(room.values())} "
+            f"may{protected}, since at least one of each stack must stay; remove or protect fewer"
         )
     if select is Select.INTERVAL:
         for stack, number in (demand.quota or {}).items():
@@ -150,9 +160,9 @@ def select_prefix(demand: Demand, scores: BlockScores) -> Chosen:
             removed.append(number)
         elif demand.quota is None:
             spared.append(number)
-    rule = f"remove the {demand.count} of {len(demand.stacks)} blocks with the lowest {scores.criterion} score"
+    rule = f"remove the {demand.count} of {len(demand.stacks)} {demand.what} with the lowest {scores.criterion} score"
     for number in spared:
-        rule += f", except block {number}, the last of {demand.stacks[number]}"
+        rule += f", except {blocks_text(demand.real([number]))}, the last of {demand.stacks[number]}"
     return _chosen(removed, _ranked(demand, scores), rule)
 
 
@@ -180,8 +190,8 @@ def select_iterative(demand: Demand, scores: BlockScores, rescore: Callable[[tup
             f"{_ordinal(len(order))} to go: {scores.criterion} {values[number]:.6g}, {place} of the {len(values)} then left"
         )
     rule = (
-        f"remove {demand.count} of {len(demand.stacks)} blocks one at a time, the lowest {scores.criterion} score of what is "
-        f"left, in the order {', '.join(map(str, order))}"
+        f"remove {demand.count} of {len(demand.stacks)} {demand.what} one at a time, the lowest {scores.criterion} score of "
+        f"what is left, in the order {', '.join(_run_text(demand.real([number])) for number in order)}"
     )
     return _chosen(order, why, rule)
 
@@ -191,10 +201,10 @@ def select_interval(demand: Demand, scores: BlockScores) -> Chosen:
 
     A criterion that judges runs as a whole (``scores.intervals``) is asked; else a run costs the sum of its scores.
     """
-    head = f"remove {demand.count} of {len(demand.stacks)} blocks as one interval"
+    head = f"remove {demand.count} of {len(demand.stacks)} {demand.what} as one interval"
     if demand.quota is None:
         run, rule = _cheapest(demand, scores, demand.members, demand.count)
-        return _chosen(run, dict.fromkeys(run, f"within the interval {_run_text(run)}"), f"{head}, {rule}")
+        return _chosen(run, dict.fromkeys(run, f"within the interval {_run_text(demand.real(run))}"), f"{head}, {rule}")
     gone: list[int] = []
     rules: list[str] = []
     why: dict[int, str] = {}
@@ -203,7 +213,7 @@ def select_interval(demand: Demand, scores: BlockScores) -> Chosen:
             run, rule = _cheapest(demand, scores, [stack], number)
             gone += run
             rules.append(rule)
-            why |= dict.fromkeys(run, f"within the interval {_run_text(run)} of {stack}")
+            why |= dict.fromkeys(run, f"within the interval {_run_text(demand.real(run))} of {stack}")
     return _chosen(gone, why, f"{head} a stack: {'; '.join(rules)}")
 
 
@@ -217,11 +227,11 @@ def select_gaps(demand: Demand, scores: BlockScores, max_gaps: int) -> Chosen:
     assert removed is not None  # check_demand asked
     free = select_prefix(demand, scores).removed
     rule = (
-        f"remove the {demand.count} of {len(demand.stacks)} blocks with the least sum of {scores.criterion} scores that leaves "
-        f"at most {_counted(max_gaps, 'gap')}: {sum(values[n] for n in removed):.6g}"
+        f"remove the {demand.count} of {len(demand.stacks)} {demand.what} with the least sum of {scores.criterion} scores "
+        f"that leaves at most {_counted(max_gaps, 'gap')}: {sum(values[n] for n in removed):.6g}"
     )
     if free != removed:
-        rule += f" (the lowest scores, {blocks_text(free)}, sum to {sum(values[n] for n in free):.6g})"
+        rule += f" (the lowest scores, {blocks_text(demand.real(free))}, sum to {sum(values[n] for n in free):.6g})"
     ranked = _ranked(demand, scores)
     return _chosen(removed, {number: f"{ranked[number]}; in the least sum" for number in removed}, rule)
 
@@ -297,15 +307,16 @@ def _cheapest(demand: Demand, scores: BlockScores, stacks: Iterable[str], length
         missing = next((run for run in runs if (run[0], run[-1]) not in judged), None)
         if missing:
             raise ShallowvitError(
-                f"plan: the {scores.criterion} scores judge intervals, but not {_run_text(missing)}; score the model again"
+                f"plan: the {scores.criterion} scores judge intervals, but not {_run_text(demand.real(missing))}; score "
+                "the model again"
             )
         cost, by = {run: judged[run[0], run[-1]] for run in runs}, f"the least {scores.criterion} score"
     else:
         values = {row.block: row.score for row in scores.blocks}
         cost, by = {run: sum(values[n] for n in run) for run in runs}, f"the least sum of {scores.criterion} scores"
     best, *others = sorted(runs, key=lambda run: (cost[run], -run[0]))
-    rule = f"{_run_text(best)}, {by} {cost[best]:.6g} of {len(runs)} possible"
-    return best, rule + (f" (next {_run_text(others[0])}, {cost[others[0]]:.6g})" if others else "")
+    rule = f"{_run_text(demand.real(best))}, {by} {cost[best]:.6g} of {len(runs)} possible"
+    return best, rule + (f" (next {_run_text(demand.real(others[0]))}, {cost[others[0]]:.6g})" if others else "")
 
 
 def _ranked(demand: Demand, scores: BlockScores) -> dict[int, str]:

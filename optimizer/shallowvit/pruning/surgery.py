@@ -14,6 +14,7 @@ from ..errors import ShallowvitError
 from ..models.removals import Removal
 from ..models.weights import hash_state
 from ..models.windows import window_pairs
+from ..models.zero_branch import HalfRemoval
 from .removal import paths_after, remove_blocks
 
 if TYPE_CHECKING:
@@ -29,17 +30,19 @@ __all__ = ["PrunedModel", "Removal", "prune"]
 class PrunedModel:
     """A model without its plan's blocks. ``model`` describes what is left; its ``origin`` is still the unpruned source.
 
-    ``removals`` say, list by list, whether blocks were deleted or their places kept, and why.
+    ``removals`` say, list by list, whether blocks were deleted or their places kept, and why; ``halves`` which branches were
+    cut out of blocks that all stand.
     """
 
     model: LoadedModel
     plan: PruningPlan
     removals: tuple[Removal, ...] = ()
+    halves: tuple[HalfRemoval, ...] = ()
 
     @property
     def places(self) -> dict[str, int]:
-        """The module path of each kept block in the pruned model -> its number in the unpruned one."""
-        return {block.path: number for block, number in zip(self.model.blocks, self.plan.kept, strict=True)}
+        """The module path of each block that stands in the pruned model -> its number in the unpruned one."""
+        return {block.path: number for block, number in zip(self.model.blocks, self.plan.standing, strict=True)}
 
 
 def prune(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
@@ -58,6 +61,8 @@ def prune(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
         )
     if not plan.removed:
         return PrunedModel(model, plan)
+    if plan.granularity != "block":
+        return _without_halves(model, plan)
     removed = remove_blocks(model, plan.removed)
     module = copy.deepcopy(removed.module)  # with weights of its own
     blocks = _kept_blocks(model, plan, removed.removals)
@@ -72,6 +77,23 @@ def prune(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
         sha256=hash_state(module),
     )
     return PrunedModel(left, plan, removed.removals)
+
+
+def _without_halves(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
+    from .halves import blocks_left, remove_halves
+
+    shared, records = remove_halves(model, plan.removed, plan.granularity)
+    module, blocks = copy.deepcopy(shared), blocks_left(model, plan.removed, plan.granularity)
+    left = replace(
+        model,
+        module=module,
+        recipe=copy.deepcopy(model.recipe) | {"stock": False},  # no stock library has such a block
+        blocks=blocks,
+        stacks=_stacks_left(model, blocks, plan.removed),
+        flops=plan.flops_after,
+        sha256=hash_state(module),
+    )
+    return PrunedModel(left, plan, halves=records)
 
 
 def _kept_blocks(model: LoadedModel, plan: PruningPlan, removals: Sequence[Removal]) -> tuple[Block, ...]:

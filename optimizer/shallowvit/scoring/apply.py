@@ -45,7 +45,13 @@ def score(model: LoadedModel, config: ScoreConfig | None = None, data: Calibrati
             data = _read(model, config, criterion)
         about = _About(has_decoder(model), model.origin.architecture, _needs_met(data))
         return _composed(config, lambda part: score(model, part, data), about)
-    blocks = weights_from_model(model)
+    blocks = weights_from_model(model, config.granularity)
+    if config.granularity != "block" and criterion.scope is Scope.MODEL and not criterion.halves:
+        able = ", ".join(name for name, row in CRITERIA.items() if row.scope is Scope.MODEL and row.halves)
+        raise ShallowvitError(
+            f"score: {config.criterion} watches whole blocks, not their {config.granularity} alone; with --granularity "
+            f"{config.granularity} use {able} or a criterion of the weights"
+        )
     if criterion.scope is not Scope.MODEL:
         return _weighed(blocks, config, model.sha256, pretraining_of(model))
     if data is None and criterion.needs is not Needs.NOTHING:
@@ -74,6 +80,11 @@ def score_checkpoint(
         ShallowvitError: the criterion needs data, no blocks are found by name, or a weight is NaN or Inf.
     """
     config = config or ScoreConfig()
+    if config.granularity != "block":
+        raise ShallowvitError(
+            f"score: which of a block's weights are its {config.granularity} is known by running the model, but {path} holds "
+            "weights alone; say what they belong to with --arch"
+        )
     scope = CRITERIA[config.criterion].scope
     if scope is Scope.COMPOSED:
         about = _About(False, str(path), Needs.NOTHING)
@@ -159,11 +170,15 @@ def _record(
         criterion=config.criterion,
         needs=criterion.needs,
         unit=criterion.unit,
-        settings={name: getattr(config, name) for name in criterion.settings},
+        settings={name: getattr(config, name) for name in criterion.settings} | _granularity(config),
         weights_sha256=weights_sha256,
         blocks=_rows(blocks, estimates),
         warnings=warnings,
     )
+
+
+def _granularity(config: ScoreConfig) -> dict[str, str]:
+    return {} if config.granularity == "block" else {"granularity": config.granularity}
 
 
 def _rows(blocks: Sequence[BlockWeights], estimates: Sequence[Estimate]) -> tuple[BlockScore, ...]:

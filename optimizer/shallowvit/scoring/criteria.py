@@ -12,9 +12,19 @@ from enum import StrEnum
 from ..errors import ShallowvitError
 from .records import Needs
 
-__all__ = ["CRITERIA", "EXACT_MANTISSA_BITS", "Criterion", "Scope", "ScoreConfig", "check_criterion"]
+__all__ = [
+    "CRITERIA",
+    "EXACT_MANTISSA_BITS",
+    "GRANULARITIES",
+    "Criterion",
+    "Scope",
+    "ScoreConfig",
+    "check_criterion",
+    "check_granularity",
+]
 
 EXACT_MANTISSA_BITS = 23
+GRANULARITIES = ("block", "attention", "mlp")
 _RANGES = ("own", "common")
 _METRICS = ("loss", "accuracy")
 
@@ -46,6 +56,7 @@ class Criterion:
     summary: str
     source: str
     settings: tuple[str, ...] = ()
+    halves: bool = False  # of scope model: whether it knows the attention and the MLP of a block
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ class ScoreConfig:
         mix: Of ``mix``: criteria and their weights, such as ``entropy=0.3,bypass=0.7``.
         finetune_items: Of ``oracle``: items of ``data`` that each shallower model is finetuned on; the rest measures it.
         finetune_epochs: Of ``oracle``.
+        granularity: What is scored of each block: all of it, or its ``attention`` or ``mlp`` alone.
     """
 
     criterion: str = "entropy"
@@ -82,9 +94,11 @@ class ScoreConfig:
     mix: str = "entropy=0.3,bypass=0.7"
     finetune_items: int = 4096
     finetune_epochs: int = 1
+    granularity: str = "block"
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion)
+        check_granularity(self.granularity, "score")
         if not 1 <= self.mantissa_bits <= EXACT_MANTISSA_BITS:
             raise ShallowvitError(
                 f"score: --mantissa-bits {self.mantissa_bits} is out of range; fp32 has 1 to {EXACT_MANTISSA_BITS}"
@@ -103,6 +117,12 @@ def check_criterion(name: str) -> None:
     """Refuse a name that isn't in the table."""
     if name not in CRITERIA:
         raise ShallowvitError(f"score: unknown criterion {name!r}; choose from {', '.join(CRITERIA)}")
+
+
+def check_granularity(text: str, stage: str) -> None:
+    """Refuse what is neither a block nor a half of one."""
+    if text not in GRANULARITIES:
+        raise ShallowvitError(f"{stage}: unknown --granularity {text!r}; choose from {', '.join(GRANULARITIES)}")
 
 
 _GARDENER = "Xiang, Wu, Bai, arXiv 2602.03918"
@@ -181,13 +201,13 @@ CRITERIA: dict[str, Criterion] = {
     "reconstruction": Criterion(
         "reconstruction:reconstruction", Scope.MODEL, Needs.UNLABELLED, "rise of the loss",
         "rise of the masked-reconstruction loss when the block is skipped (masked autoencoders)", "ours, after He et al. 2022",
-        _DATA,
+        _DATA, halves=True,
     ),
     # from labelled inputs
     "taylor-weight": Criterion(
         "sensitivity:taylor_weight", Scope.MODEL, Needs.LABELLED, "sum of |g w|",
         "first-order change of the loss without each weight",
-        "Molchanov et al., arXiv 1906.10771", _DATA,
+        "Molchanov et al., arXiv 1906.10771", _DATA, halves=True,
     ),
     "taylor-activation": Criterion(
         "sensitivity:taylor_activation", Scope.MODEL, Needs.LABELLED, "mean |g . (out - in)|",
@@ -196,11 +216,11 @@ CRITERIA: dict[str, Criterion] = {
     "bypass": Criterion(
         "sensitivity:bypass", Scope.MODEL, Needs.LABELLED, "rise of the loss",
         "loss or accuracy lost when the block is skipped",
-        "baseline", (*_DATA, "metric"),
+        "baseline", (*_DATA, "metric"), halves=True,
     ),
     "oracle": Criterion(
         "sensitivity:oracle", Scope.MODEL, Needs.LABELLED, "accuracy lost", "remove the block, finetune, measure: hours",
-        _GARDENER, (*_DATA, "finetune_items", "finetune_epochs"),
+        _GARDENER, (*_DATA, "finetune_items", "finetune_epochs"), halves=True,
     ),
     # made of others
     "mix": Criterion(

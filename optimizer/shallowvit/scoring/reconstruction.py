@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from ..errors import ShallowvitError
-from ..models.bypass import bypassing
 from ..models.outputs import tensors_in
 from .activations import estimate
 from .calibration import check_calibration, forward_arguments
 from .records import Estimate
+from .skipped import skipped
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -50,7 +50,7 @@ def reconstruction(model: LoadedModel, data: Calibration | None, config: ScoreCo
         sizes = torch.tensor([min(batch, len(data) - start) for start in range(0, len(data), batch)], dtype=torch.float64)
         found = []
         for block in model.blocks:
-            with bypassing(model, block.index):
+            with skipped(model, config.granularity, block.index):
                 rises = _losses(model, data, config, batch, masks) - whole
             found.append(Estimate(float((rises * sizes).sum() / sizes.sum()), estimate(rises).noise))
     return found

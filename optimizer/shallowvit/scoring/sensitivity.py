@@ -15,11 +15,12 @@ import torch
 
 from ..errors import ShallowvitError
 from ..exporting import deployable
-from ..models.bypass import bypassing
+from ..models.halves import find_halves
 from ..recovery.finetuning import FinetuneConfig, evaluate, finetune, item_results
 from .activations import estimate, item_tokens, watched
 from .calibration import check_calibration
 from .records import Calibration, Estimate
+from .skipped import skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,9 +48,9 @@ def bypass(model: LoadedModel, data: Calibration | None, config: ScoreConfig) ->
     whole = item_results(module, inputs, labels, config.batch)[kind].double()
     found = []
     for block in model.blocks:
-        with bypassing(model, block.index):
-            skipped = item_results(module, inputs, labels, config.batch)[kind].double()
-        found.append(estimate(whole - skipped if kind else skipped - whole))
+        with skipped(model, config.granularity, block.index):
+            without = item_results(module, inputs, labels, config.batch)[kind].double()
+        found.append(estimate(whole - without if kind else without - whole))
     return found
 
 
@@ -62,7 +63,7 @@ def taylor_weight(model: LoadedModel, data: Calibration | None, config: ScoreCon
     """
     inputs, labels = _labelled(model, data, config)
     module = _classifier(model, config, labels)
-    blocks = [list(model.block(block.index).parameters()) for block in model.blocks]
+    blocks = [_parameters(model, block.index, config.granularity) for block in model.blocks]
     parameters = [parameter for block in blocks for parameter in block]
     starts = range(0, len(labels), config.batch)
     with _asking(parameters):
@@ -126,7 +127,9 @@ def oracle(model: LoadedModel, data: Calibration | None, config: ScoreConfig) ->
 
     def accuracy(removed: Sequence[int]) -> float:
         shallow = replace(model, module=copy.deepcopy(model.module))
-        with bypassing(shallow, *removed):  # a block that is skipped gets no gradient: the same as one that is gone
+        with skipped(
+            shallow, config.granularity, *removed, copied_from=model
+        ):  # a block that is skipped gets no gradient: the same as one that is gone
             module = _classifier(shallow, config, labels)
             finetune(module, inputs[:count], labels[:count], settings)
             return evaluate(module, inputs[count:], labels[count:], config.batch).top1
@@ -168,6 +171,14 @@ def _classifier(model: LoadedModel, config: ScoreConfig, labels: torch.Tensor) -
         f"score: {config.criterion} needs a classifier, and {model.origin.architecture} {found}; load a finetuned model, or "
         "use --criterion block-influence, which needs no labels"
     )
+
+
+def _parameters(model: LoadedModel, block: int, granularity: str) -> list[nn.Parameter]:
+    """All of the block's, or of its half."""
+    if granularity == "block":
+        return list(model.block(block).parameters())
+    named = dict(model.block(block).named_parameters())
+    return [named[name] for name in find_halves(model, granularity, [block])[block].weights]
 
 
 @contextmanager

@@ -52,7 +52,8 @@ def open_subject(
     Raises:
         ShallowvitError: the source, or the data that ``config`` names, can't be read.
     """
-    path = None if arch or changes else checkpoint_of(source)
+    built = arch or changes or config.granularity != "block"  # which weights are a half's shows when the model runs
+    path = None if built else checkpoint_of(source)
     if path is not None and config.data is None and not any(_runs_model(name, config) for name in criteria):
         return Subject(None, partial(score_checkpoint, path, stacks=stacks, fingerprint=fingerprint), Needs.NOTHING)
     model = load(source, arch=arch, blocks=stacks, changes=changes)

@@ -21,6 +21,7 @@ import torch
 
 from ..errors import ShallowvitError
 from ..models.checkpoints import unchunked
+from ..models.halves import find_halves
 from ..models.weights import check_safetensors, read_state_dict
 from .records import BlockWeights, Matrix
 
@@ -72,8 +73,9 @@ class _Stack(NamedTuple):
         return sum(int(np.prod(stored.shape)) for block in self.blocks.values() for stored in block.values() if stored.floating)
 
 
-def weights_from_model(model: LoadedModel) -> tuple[BlockWeights, ...]:
-    """Return the matrices of the model's chosen blocks; nothing is copied."""
+def weights_from_model(model: LoadedModel, granularity: str = "block") -> tuple[BlockWeights, ...]:
+    """Return the matrices of the model's chosen blocks, or of their ``attention`` or ``mlp`` alone; nothing is copied."""
+    halves = find_halves(model, granularity) if granularity != "block" else None
     return tuple(
         BlockWeights(
             block.index,
@@ -82,7 +84,9 @@ def weights_from_model(model: LoadedModel) -> tuple[BlockWeights, ...]:
             tuple(
                 Matrix(name, shape, partial(_viewed, parameter, shape))
                 for name, parameter in model.block(block.index).named_parameters()
-                if parameter.is_floating_point() and (shape := _matrix_shape(name, tuple(parameter.shape)))
+                if parameter.is_floating_point()
+                and (halves is None or name in halves[block.index].weights)
+                and (shape := _matrix_shape(name, tuple(parameter.shape)))
             ),
         )
         for block in model.blocks
