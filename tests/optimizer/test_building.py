@@ -11,6 +11,7 @@ import pytest
 
 import shallowvit
 from shallowvit import BuildConfig, ExportConfig, ShallowvitError, verify
+from shallowvit.bundle.manifest import SCHEMA_VERSION
 from shallowvit.cli.main import main
 from shallowvit.engines import BatchRange, Flavour
 from shallowvit.engines.recipe import config_from_recipe
@@ -135,9 +136,11 @@ def test_verify_reads_a_bundle_of_schema_1(half):
         del manifest[new]
     for new in ("attention_precision", "attention_rewritten", "attention_left", "kept_precise"):
         del manifest["graph"][new]
+    (manifest["graph"]["input"],) = manifest["graph"].pop("inputs")
     path.write_text(json.dumps(manifest))
     assert verify(half).manifest.engines == ()
-    assert shallowvit.build(half).manifest.schema_version == 2
+    assert shallowvit.build(half).manifest.schema_version == SCHEMA_VERSION
+    assert "input" not in json.loads(path.read_text())["graph"]
 
 
 def test_export_with_a_target_carries_its_recipe(pruned_video, tmp_path):

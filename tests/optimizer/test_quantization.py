@@ -426,7 +426,8 @@ def test_check_outputs_measures_both_sides_on_the_same_items(info, quantized, gr
 
 
 def test_outputs_of_a_bf16_graph_are_emulated(quantized, graph_of, inputs):
-    items = items_from_inputs(inputs, "noise")
+    exported = graph_of("fp32")
+    items = items_from_inputs({exported.input.name: inputs}, exported.inputs, "noise")
     done = quantized("bf16", precision="int8")
     found, computed_by = outputs_of(done.path, "bf16", items)
     expected, _ = outputs_of(graph_of("fp32").path, "fp32", items)
