@@ -78,7 +78,11 @@ class Case:
     def label(self) -> str:
         """Where the class comes from and its name, for the table."""
         library, _, name = self.source.partition(":")
-        return f"{library.replace('hf', 'transformers')} {name.partition('?')[0]}" if library in _STOCK else f"own: {name.removeprefix('build_')}"
+        return (
+            f"{library.replace('hf', 'transformers')} {name.partition('?')[0]}"
+            if library in _STOCK
+            else f"own: {name.removeprefix('build_')}"
+        )
 
 
 _STOCK = ("hf", "timm", "torchvision")
