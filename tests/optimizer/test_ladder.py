@@ -250,6 +250,23 @@ class _NewtonByItem(_Newton):
         return root
 
 
+class _Roots(_Linear):
+    """Square roots of the squares of large and of small numbers in two calls, of which the first may reach its limit."""
+
+    def _root(self, wanted, most=9):
+        root = wanted
+        for _ in range(most):
+            following = 0.5 * (root + wanted / root)
+            error, root = (following - root).abs().max(), following
+            if error < 1e-5:
+                break
+        return root
+
+    def forward(self, x):
+        wanted = self.linear(x).pow(2).sum(-1) + 1
+        return self._root(5 * wanted) + self._root(wanted.sqrt())
+
+
 class _Positions(_Linear):
     def forward(self, x):
         places = torch.arange(x.shape[1]).expand(x.shape[0], -1)
@@ -258,7 +275,13 @@ class _Positions(_Linear):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"), [(_Newton, "runs [5-9] times"), (_NewtonByItem, "runs [5-9] times"), (_Positions, "fixed at 15")]
+    ("kind", "told"),
+    [
+        (_Newton, "runs [5-9] times"),
+        (_NewtonByItem, "runs [5-9] times"),
+        (_Roots, r"runs \d, \d times"),
+        (_Positions, "fixed at 15"),
+    ],
 )
 def test_export_program_values_taken_from_tensors_are_recorded(kind, told):
     module = kind()

@@ -23,6 +23,7 @@ from .settled import functionals_seen_through, settled_random
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import FrameType
 
     from torch import nn
 
@@ -77,31 +78,45 @@ def fixed_values(module: nn.Module, runs: Sequence[tuple[torch.Tensor, ...]]) ->
         with settled_random(batch=len(run[0])), functionals_seen_through(), mode:
             answers.append(_tensors(module(*run)))
         recorded.append(mode.values)
+        mode.frames.clear()
         watched |= mode.watched
     values: dict[_Site, tuple[Any, ...]] = {}
     told: list[str] = []
     live: dict[_Site, tuple[Any, ...]] = {}
     for site in dict.fromkeys(place for one in recorded for place in one):
-        seen = [tuple(one.get(site, ())) for one in recorded]
-        _settle(site, seen, values, told, live)
+        _settle(site, [one.get(site, _Asked()) for one in recorded], values, told, live)
     live = {site: seen for site, seen in live.items() if site not in watched}
     fixed = FixedValues(values, tuple(told), live, frozenset(watched - set(values)))
     _check_answers(module, runs, answers, fixed)
     return fixed
 
 
+@dataclass
+class _Asked:
+    """The values asked for at one place in a run, in order, and of each which call of the function asked."""
+
+    values: list[Any] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)
+
+    def by_call(self) -> list[list[Any]]:
+        """Return the values of one call after another."""
+        pairs = list(zip(self.calls, self.values, strict=True))
+        return [[value for number, value in pairs if number == call] for call in dict.fromkeys(self.calls)]
+
+
 def _settle(
     site: _Site,
-    seen: list[tuple[Any, ...]],
+    asked: list[_Asked],
     values: dict[_Site, tuple[Any, ...]],
     told: list[str],
     live: dict[_Site, tuple[Any, ...]],
 ) -> None:
     line = ModelLine(site[0], site[1])
+    seen = [tuple(one.values) for one in asked]
     longest = max(seen, key=len)
     decides = all(isinstance(value, bool) for one in seen for value in one)
     ends = _ends_a_loop(line) if decides else None
-    loop = None if ends is None else _loop(seen, ends)
+    loop = None if ends is None else _loop_by_call(asked, ends) or _loop(seen, ends)
     same = all(one == longest[: len(one)] for one in seen) and (
         len(set(map(repr, longest))) == 1 or len({*map(len, seen)}) == 1
     )
@@ -116,6 +131,20 @@ def _settle(
         raise DataDependent(_decides(site, tuple(value for one in seen for value in one)))
     else:
         live[site] = tuple(value for one in seen for value in one)
+
+
+def _loop_by_call(asked: list[_Asked], last: bool) -> tuple[tuple[bool, ...], str] | None:
+    """Return the longest loop of each call, and how often it ran; a loop may also have ended at a limit of its own."""
+    runs = [one.by_call() for one in asked]
+    if len({len(one) for one in runs}) != 1:
+        return None
+    for ends in (last, not last):
+        if any(value == ends for one in runs for call in one for value in call[:-1]):
+            continue
+        longest = [max(calls, key=lambda call: sum(value != ends for value in call)) for calls in zip(*runs, strict=True)]
+        trips = dict.fromkeys(str(sum(value != ends for value in call)) for call in longest)
+        return tuple(value for call in longest for value in call), ", ".join(trips)
+    return None
 
 
 def _loop(seen: list[tuple[Any, ...]], last: bool) -> tuple[tuple[bool, ...], str] | None:
@@ -201,11 +230,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _site(kind: str) -> _Site:
-    """The innermost line of the model that is being run."""
+def _model_frame() -> FrameType:
+    """The innermost call of the model's own code that is being run."""
     frame = sys._getframe(1)
     while frame.f_back is not None and not is_of_model(frame.f_code.co_filename):
         frame = frame.f_back
+    return frame
+
+
+def _site(kind: str) -> _Site:
+    """The line of the model that is being run."""
+    frame = _model_frame()
     return str(Path(frame.f_code.co_filename)), frame.f_lineno, kind
 
 
@@ -214,7 +249,8 @@ class _Recording(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[_Site, list[Any]] = defaultdict(list)
+        self.values: dict[_Site, _Asked] = defaultdict(_Asked)
+        self.frames: dict[FrameType, int] = {}  # held while the run lasts, or a later call could be taken for this one
         self.watched: set[_Site] = set()  # floats that were compared: the comparison decides, not the float
         self._asked = 0
 
@@ -234,7 +270,8 @@ class _Recording(TorchFunctionMode):
         if self._asked > _MOST_VALUES:
             line = ModelLine(site[0], site[1])
             raise DataDependent(f"{line} asked for its tensors' values {_MOST_VALUES} times without an end; does it converge?")
-        self.values[site].append(value)
+        self.values[site].values.append(value)
+        self.values[site].calls.append(self.frames.setdefault(_model_frame(), len(self.frames)))
 
     def compared(self, origin: _Site, answer: bool) -> bool:
         """Note what a float was found to be against another."""

@@ -27,6 +27,7 @@ __all__ = ["EXTERNAL_DATA_ABOVE_BYTES", "batch_of", "count_attention", "output_f
 
 EXTERNAL_DATA_ABOVE_BYTES = 2_000_000_000  # a protobuf message can't pass 2 GiB
 _FOLDED_NUMBERS = 2**23  # a bias of 577 x 577 tokens and 16 heads is 5.3 million
+_SAMPLES = 16  # pairs
 _KEPT_METADATA = ("namespace", "pkg.torch.onnx.name_scopes")  # which block a node is of; the rest holds paths of this machine
 
 
@@ -62,7 +63,7 @@ def trace(
             opset=config.opset,
             input_names=[one.name for one in graph_inputs],
             output_names=list(output_names),
-            samples=[tuple(_taken(one, items, 2) for one in graph_inputs)] if items else (),
+            samples=_samples(graph_inputs, items) if items else (),
         )
     _fold_constants(model)
     for node in model.graph.all_nodes():
@@ -95,6 +96,13 @@ def _zeros(one: GraphInput) -> torch.Tensor:
 def _between(size: tuple[int, int, int], steps: int) -> int:
     low, high, step = size
     return min(low + steps * step, high)
+
+
+def _samples(graph_inputs: Sequence[GraphInput], items: Mapping[str, np.ndarray[Any, Any]]) -> list[tuple[torch.Tensor, ...]]:
+    """Pairs of real items: the more there are, the longer the longest of their loops."""
+    count = len(items[graph_inputs[0].name])
+    starts = range(0, min(count - 1, 2 * _SAMPLES), 2)
+    return [tuple(_taken(one, items, first) for one in graph_inputs) for first in starts]
 
 
 def _taken(one: GraphInput, items: Mapping[str, np.ndarray[Any, Any]], first: int) -> torch.Tensor:
