@@ -7,13 +7,14 @@ compared with the model whose block hands its input on, so it takes about two fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from .errors import ShallowvitError
+from .models.halves import halves_of
 from .models.outputs import tensors_in
 from .pruning.removal import remove_blocks
 
@@ -46,6 +47,8 @@ class BlockOutlook:
         way: ``deleted``, ``placeholder`` (its place stays with a module without weights) or ``refused``; None if not tried.
         reason: Why it isn't deleted; empty where it is.
         pair_way: ``way`` of the whole pair; None where the block goes alone or nothing was tried.
+        halves: Parameters that would go with its ``attention`` or its ``mlp`` alone, or the reason why it can't be cut out;
+            empty if not tried.
     """
 
     block: Block
@@ -53,6 +56,7 @@ class BlockOutlook:
     way: str | None
     reason: str
     pair_way: str | None = None
+    halves: dict[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def inspect_model(model: LoadedModel, *, removal: bool = True, on_block: Callabl
     """
     outlooks = []
     pairs: dict[tuple[int, ...], _Outcome] = {}
+    halves = _halves(model) if removal else []
     for block in model.blocks:
         pair = next((pair for pair in model.pairs if block.index in pair), (block.index,))
         outlook = BlockOutlook(block, pair, None, "")
@@ -86,6 +91,7 @@ def inspect_model(model: LoadedModel, *, removal: bool = True, on_block: Callabl
             if len(pair) > 1:
                 pairs[pair] = pairs.get(pair) or _tried(model, pair)
                 outlook = replace(outlook, pair_way=pairs[pair].way)
+            outlook = replace(outlook, halves=halves[block.index])
         outlooks.append(outlook)
         if on_block:
             on_block(block.index)
@@ -113,6 +119,15 @@ def _tried(model: LoadedModel, removed: tuple[int, ...]) -> _Outcome:
         return _Outcome("refused", str(err).partition(": ")[2])
     last = next((one for one in removals if one.way != "deleted"), removals[0])
     return _Outcome(last.way, last.reason)
+
+
+def _halves(model: LoadedModel) -> list[dict[str, int | str]]:
+    """What each block's halves would save, or why there is no such half."""
+    found = {part: halves_of(model, part) for part in ("attention", "mlp")}
+    return [
+        {part: half if isinstance(half, str) else half.parameters for part, halves in found.items() for half in [halves[index]]}
+        for index in range(len(model.blocks))
+    ]
 
 
 def _facts(name: str, value: torch.Tensor) -> TensorFacts:

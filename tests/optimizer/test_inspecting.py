@@ -32,6 +32,14 @@ def test_inspect_model_names_inputs_and_outputs(video_model):
     assert [(one.name, one.dtype, one.shape) for one in found.inputs] == [("pixel_values", "float32", (1, 4, 3, 16, 16))]
     assert [(one.name, one.shape) for one in found.outputs] == [("logits", (1, 5))]
     assert not found.notes
+    halves = [outlook.halves for outlook in found.blocks]
+    assert halves == [halves[0]] * 4
+    assert halves[0]["attention"] + halves[0]["mlp"] == found.blocks[0].block.parameters
+
+
+def test_inspect_model_says_why_a_half_can_not_go_alone():
+    (outlook, *_) = inspect_model(loaded(Stacked(_blocks(3)), seed=0)).blocks
+    assert isinstance(outlook.halves["attention"], str)
 
 
 def test_inspect_model_without_removal_tries_nothing():

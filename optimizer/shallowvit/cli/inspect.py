@@ -32,7 +32,8 @@ def inspect(
     """Print a model's stacks, inputs, outputs, parameters and FLOPs a block, and what removing each block would do.
 
     A block is deleted where that equals handing its input on, keeps its place as a module without weights (placeholder) where
-    the model relies on the place, and is refused where neither works. Each is tried on a copy.
+    the model relies on the place, and is refused where neither works. Each is tried on a copy. The columns
+    attention and mlp hold the parameters that would go with that half alone.
     """
     from . import printing
 
@@ -68,12 +69,15 @@ def _print(found: Inspection) -> None:
         stacks.add_row(stack.path, stack.class_name, *cells, "yes" if stack.path in used else "")
     printing.print_table(stacks)
     table = Table(title="blocks", title_justify="left")
-    for column in ("block", "path", "parameters", "GFLOPs", "pair", "if removed", "why"):
-        table.add_column(column, justify="right" if column in ("block", "parameters", "GFLOPs") else "left")
+    for column in ("block", "path", "parameters", "attention", "mlp", "GFLOPs", "pair", "if removed", "why"):
+        table.add_column(column, justify="left" if column in ("path", "pair", "if removed", "why") else "right")
     for outlook in found.blocks:
         table.add_row(*_cells(outlook))
     printing.print_table(table)
-    for note in found.notes:
+    reasons = {
+        f"{part} can't go alone: {why}" for one in found.blocks for part, why in one.halves.items() if isinstance(why, str)
+    }
+    for note in (*sorted(reasons), *found.notes):
         printing.print_line(f"note: {note}")
 
 
@@ -84,7 +88,8 @@ def _cells(outlook: BlockOutlook) -> tuple[str, ...]:
     if outlook.pair_way:
         way += f"; as a pair {outlook.pair_way}"
     flops = f"{block.flops / 1e9:,.3g}"
-    return (str(block.index), block.path, f"{block.parameters:,}", flops, pair, way, outlook.reason)
+    halves = [f"{one:,}" if isinstance(one := outlook.halves.get(part), int) else "" for part in ("attention", "mlp")]
+    return (str(block.index), block.path, f"{block.parameters:,}", *halves, flops, pair, way, outlook.reason)
 
 
 def _record(source: str, found: Inspection) -> dict[str, Any]:
