@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import ShallowvitError
+from ..models.zero_branch import has_zero_branches
 from .deployment import deployable, frame_shape
 from .dynamic_sizes import check_traced, checked_shapes, dynamic_input, dynamic_model, dynamic_options
 from .fusing import FusedAttention, fuse_attention
@@ -27,6 +28,7 @@ from .parity import check_parity, number_of_inputs
 from .quantizing import quantize_checked
 from .records import FLOATS, ExportConfig, ExportedOnnx, GraphInput, GraphOutput, Precision
 from .upcast import upcast_nodes
+from .zero_branches import drop_zero_branches
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -92,6 +94,8 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
             f"export: {dynamic_options(config)} isn't possible with {model.origin.architecture}; export one size, with "
             f"--image-size or --frames ({err})"
         ) from err
+    if has_zero_branches(model.module):
+        drop_zero_branches(graph)
     fused = _settle_attention(graph, config, names.nodes)
     attention_nodes = count_attention(graph, config.opset)
     outputs = tuple(

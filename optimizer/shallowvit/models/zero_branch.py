@@ -15,11 +15,21 @@ import torch
 from torch import nn
 
 from .outputs import tensors_in
+from .placeholder import is_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["HalfRemoval", "ZeroBranch", "Zeroed", "apply_half_removals", "half_removal_of", "zeroed_like", "zeros_in_place"]
+__all__ = [
+    "HalfRemoval",
+    "ZeroBranch",
+    "Zeroed",
+    "apply_half_removals",
+    "half_removal_of",
+    "has_zero_branches",
+    "zeroed_like",
+    "zeros_in_place",
+]
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,11 @@ def _put_zeros(block: nn.Module, zeroed: Sequence[Zeroed]) -> list[tuple[nn.Modu
     for (parent, name, module), one in zip(before, zeroed, strict=True):
         parent._modules[name] = ZeroBranch(one, module)
     return before
+
+
+def has_zero_branches(module: nn.Module) -> bool:
+    """Whether anything in a model adds zeros in the place of a branch, or of a block that is a list of branches."""
+    return any(isinstance(part, ZeroBranch) or is_placeholder(part) for part in module.modules())
 
 
 def zeroed_like(path: str, given: torch.Tensor, answer: object) -> Zeroed | None:
