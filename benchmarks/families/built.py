@@ -69,17 +69,17 @@ def swin3d_torchvision() -> Built:
 
 def mvit_torchvision() -> Built:
     """Torchvision's video MViT: five blocks, of which the third pools its queries."""
-    from torchvision.models.video.mvit import MViT, MSBlockConfig
+    from torchvision.models.video.mvit import MSBlockConfig, MViT
 
     def block(inputs: int, outputs: int, heads: int, stride_q: list[int]) -> MSBlockConfig:
         return MSBlockConfig(heads, inputs, outputs, [3, 3, 3], [3, 3, 3], stride_q, [1, 2, 2])
 
     blocks = [
-        block(16, 16, 1, []),
-        block(16, 16, 1, []),
+        block(16, 16, 1, [1, 1, 1]),
+        block(16, 16, 1, [1, 1, 1]),
         block(16, 32, 2, [1, 2, 2]),
-        block(32, 32, 2, []),
-        block(32, 32, 2, []),
+        block(32, 32, 2, [1, 1, 1]),
+        block(32, 32, 2, [1, 1, 1]),
     ]
     make = partial(MViT, num_classes=5, residual_pool=True, residual_with_cls_embed=False, rel_pos_embed=True)
     module = _seeded(lambda: make((_SIDE, _SIDE), 4, blocks, proj_after_attn=True))
@@ -100,6 +100,70 @@ def maxvit_torchvision() -> Built:
     return _image(lambda: MaxVit((_SIDE, _SIDE), 16, 4, [16, 32], [2, 3], 8, 0.0, num_classes=5))
 
 
+def volo() -> Built:
+    """VOLO of timm: outlook attention, then attention, then two blocks in which the class token alone attends."""
+    from timm.models.volo import VOLO
+
+    make = partial(
+        VOLO, num_classes=5, embed_dims=[16, 32, 32, 32], num_heads=[2, 2, 2, 2], stem_hidden_dim=16, use_aux_head=False
+    )
+    return _image(lambda: make([2, 4, 2, 2], 64), 64)
+
+
+def _metaformer(**settings: Any) -> Built:
+    from timm.models.metaformer import MetaFormer
+
+    return _image(lambda: MetaFormer(num_classes=5, depths=(2, 2, 4, 2), dims=(8, 16, 32, 32), **settings), 64)
+
+
+def poolformer() -> Built:
+    """PoolFormer of timm: average pooling where attention stands elsewhere."""
+    from timm.models.metaformer import GroupNorm1
+
+    return _metaformer(
+        downsample_norm=None,
+        mlp_act=nn.GELU,
+        mlp_bias=True,
+        norm_layers=GroupNorm1,
+        layer_scale_init_values=0.5,
+        res_scale_init_values=None,
+        use_mlp_head=False,
+    )
+
+
+def caformer() -> Built:
+    """CAFormer of timm: separable convolutions in two stages, attention in two."""
+    from timm.models.metaformer import Attention, LayerNorm2dNoBias, LayerNormNoBias, SepConv
+
+    # heads are 32 wide
+    return _metaformer(
+        token_mixers=[SepConv, SepConv, Attention, Attention],
+        norm_layers=[LayerNorm2dNoBias] * 2 + [LayerNormNoBias] * 2,
+    )
+
+
+def gcvit() -> Built:
+    """GCViT of timm: windows that attend to themselves and windows that attend to the whole take turns."""
+    from timm.models.gcvit import GlobalContextVit
+
+    make = partial(GlobalContextVit, num_classes=5, img_size=64, window_size=(4, 4, 4, 2), embed_dim=16)
+    return _image(lambda: make(depths=(2, 2, 4, 2), num_heads=(1, 1, 2, 2)), 64)
+
+
+def mvit_v2() -> Built:
+    """MViTv2 of timm: the first block of a stage pools, and stands in the list with the others."""
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+
+    return _image(lambda: MultiScaleVit(MultiScaleVitCfg((1, 2, 4, 1), 16), (64, 64), num_classes=5), 64)
+
+
+def mixer() -> Built:
+    """MLP-Mixer of timm."""
+    from timm.models.mlp_mixer import MlpMixer
+
+    return _image(lambda: MlpMixer(5, _SIDE, patch_size=8, num_blocks=4, embed_dim=32))
+
+
 _TOKENS = {"input_ids": torch.tensor([[1, 5, 9, 4, 7, 2]]), "attention_mask": torch.ones(1, 6, dtype=torch.long)}
 _TEXT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
 _VISION = {
@@ -112,14 +176,14 @@ _VISION = {
 }
 
 
-def _transformers(name: str, **settings: Any) -> nn.Module:  # noqa: ANN401
+def _transformers(name: str, **settings: Any) -> nn.Module:
     import transformers
 
     cls = getattr(transformers, name)
     return _seeded(lambda: cls(cls.config_class(**settings)))
 
 
-def _picture_and_text(name: str, **settings: Any) -> Built:  # noqa: ANN401
+def _picture_and_text(name: str, **settings: Any) -> Built:
     module = _transformers(name, **settings)
     return module, {"pixel_values": _pictures(1, 3, _SIDE, _SIDE), **_TOKENS}
 
@@ -177,7 +241,7 @@ def flava() -> Built:
 
 def bridgetower() -> Built:
     """BridgeTower: cross-modal layers walk the last layers of both towers in step."""
-    vision = {"hidden_size": 32, "num_hidden_layers": 5, "patch_size": 8, "image_size": _SIDE}
+    vision = {"hidden_size": 64, "num_hidden_layers": 5, "patch_size": 8, "image_size": _SIDE}
     text = _TEXT | {"num_hidden_layers": 5, "max_position_embeddings": 20}
     return _picture_and_text(
         "BridgeTowerModel",

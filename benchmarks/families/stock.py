@@ -96,7 +96,7 @@ STOCK: tuple[Case, ...] = (
     Case("convit-timm", TWISTED, f"timm:convit_tiny?{_TIMM}&local_up_to_layer=2", note="class token enters at a fixed block"),
     Case("xcit-timm", TWISTED, f"timm:xcit_nano_12_p8_224?{_TIMM}&cls_attn_layers=2", note="attention across channels"),
     Case("cait-timm", TWISTED, f"timm:cait_xxs24_224?{_TIMM}", note="talking heads"),
-    Case("volo-timm", TWISTED, "timm:volo_d1_224?img_size=64&layers=(2,4,2,2)&embed_dims=(32,32,32,32)&num_heads=(2,2,2,2)"),
+    Case("volo-timm", TWISTED, "families.built:volo"),
     Case(
         "vitdet",
         TWISTED,
@@ -137,12 +137,12 @@ STOCK: tuple[Case, ...] = (
     Case(
         "pvt-v2-timm",
         HIERARCHICAL,
-        "timm:pvt_v2_b0?depths=(2,3,4,2)&embed_dims=(8,16,32,32)&num_heads=(1,1,2,2)&num_classes=5&img_size=64",
+        "timm:pvt_v2_b0?depths=(2,3,4,2)&embed_dims=(8,16,32,32)&num_heads=(1,1,2,2)&num_classes=5",
     ),
     Case(
         "mvit-v2-timm",
         HIERARCHICAL,
-        "timm:mvitv2_tiny?img_size=64&embed_dims=16&depths=(1,2,4,1)&num_heads=1&num_classes=5",
+        "families.built:mvit_v2",
         note="blocks that pool stand in the lists",
     ),
     Case("maxvit-timm", HIERARCHICAL, "timm:maxvit_rmlp_pico_rw_256?img_size=64&num_classes=5"),
@@ -162,9 +162,8 @@ STOCK: tuple[Case, ...] = (
     Case(
         "gcvit-timm",
         HIERARCHICAL,
-        "timm:gcvit_xxtiny?img_size=64&depths=(2,2,4,2)&num_heads=(1,1,2,2)&embed_dim=16&num_classes=5",
+        "families.built:gcvit",
     ),
-    Case("sam2-hiera-timm", HIERARCHICAL, "timm:sam2_hiera_tiny?img_size=64&embed_dim=16&stages=(1,2,4,1)&num_classes=5"),
     # convolutions and hybrids
     Case(
         "convnext-transformers",
@@ -187,7 +186,7 @@ STOCK: tuple[Case, ...] = (
         "hf:DINOv3ConvNextModel",
         {"hidden_sizes": [8, 16, 32, 32], "depths": [2, 2, 4, 2], "image_size": 64},
     ),
-    Case("poolformer-timm", HYBRID, "timm:poolformer_s12?depths=(2,2,4,2)&dims=(8,16,32,32)&num_classes=5"),
+    Case("poolformer-timm", HYBRID, "families.built:poolformer"),
     Case(
         "focalnet-transformers",
         HYBRID,
@@ -206,7 +205,11 @@ STOCK: tuple[Case, ...] = (
         "levit-timm", HYBRID, "timm:levit_128s?img_size=64&embed_dim=(16,32,32)&num_heads=(1,2,2)&depth=(2,3,3)&num_classes=5"
     ),
     Case("efficientformer-timm", HYBRID, "timm:efficientformer_l1?depths=(2,2,3,4)&embed_dims=(16,16,32,32)&num_classes=5"),
-    Case("tnt-timm", HYBRID, f"timm:tnt_s_patch16_224?{_TIMM}&inner_dim=8&num_heads_inner=2"),
+    Case(
+        "tnt-timm",
+        HYBRID,
+        "timm:tnt_s_patch16_224?img_size=32&patch_size=8&depth=4&embed_dim=32&inner_dim=8&num_heads_inner=2&num_heads_outer=2&num_classes=5",
+    ),
     Case(
         "pit-timm",
         HYBRID,
@@ -215,10 +218,10 @@ STOCK: tuple[Case, ...] = (
     Case(
         "coat-timm",
         HYBRID,
-        "timm:coat_lite_tiny?img_size=64&embed_dims=(16,16,32,32)&serial_depths=(2,2,3,2)&num_heads=2&num_classes=5",
+        "timm:coat_lite_tiny?img_size=64&embed_dims=(16,16,32,32)&serial_depths=(2,2,3,2)&num_heads=8&num_classes=5",
     ),
-    Case("mixer-timm", HYBRID, "timm:mixer_s16_224?img_size=32&patch_size=8&num_blocks=4&embed_dim=32&num_classes=5"),
-    Case("caformer-timm", HYBRID, "timm:caformer_s18?depths=(2,2,4,2)&dims=(8,16,32,32)&num_classes=5"),
+    Case("mixer-timm", HYBRID, "families.built:mixer"),
+    Case("caformer-timm", HYBRID, "families.built:caformer"),
     Case(
         "cvt-transformers",
         HYBRID,
@@ -332,7 +335,7 @@ STOCK: tuple[Case, ...] = (
         },
     ),
     Case("dinov2-backbone", DENSE, "hf:Dinov2Backbone", {**_DINO, "num_hidden_layers": 6, "out_indices": [2, 4, 6]}),
-    Case("vit-mae-taps", DENSE, "hf:DINOv3ViTBackbone", {**_IMAGE, "num_hidden_layers": 6, "out_indices": [2, 4, 6]}),
+    Case("dinov3-backbone", DENSE, "hf:DINOv3ViTBackbone", {**_IMAGE, "num_hidden_layers": 6, "out_indices": [2, 4, 6]}),
     Case(
         "upernet-swin",
         DENSE,
@@ -397,8 +400,8 @@ STOCK: tuple[Case, ...] = (
                 "image_size": 64,
                 **_TAPS_OF_STAGES,
             },
-            "feature_size": 16,
-            "mask_feature_size": 16,
+            "feature_size": 32,
+            "mask_feature_size": 32,
             "hidden_dim": 32,
             "encoder_feedforward_dim": 32,
             "encoder_layers": 2,
@@ -432,8 +435,8 @@ STOCK: tuple[Case, ...] = (
                 "encoder_attention_heads": 2,
                 "num_queries": 6,
             },
-            "fpn_feature_size": 16,
-            "mask_feature_size": 16,
+            "fpn_feature_size": 32,
+            "mask_feature_size": 32,
             "num_labels": 5,
         },
     ),

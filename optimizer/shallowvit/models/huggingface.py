@@ -162,8 +162,9 @@ def _pair(size: Any) -> tuple[int, int]:
 def _labels(config: Any) -> tuple[str, ...] | None:
     if not any(name.endswith("Classification") for name in config.architectures or []):
         return None
-    labels = tuple(config.id2label[index] for index in range(len(config.id2label)))
-    return None if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels
+    names = config.id2label or {}  # some configurations come back from their file with None
+    labels = tuple(names[index] for index in range(len(names)))
+    return None if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels  # none at all: None
 
 
 def _first_line(err: Exception) -> str:
