@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from shallowvit.models import LoadedModel
 
-__all__ = ["Case", "Expected", "open_case", "redraw"]
+__all__ = ["Case", "Expected", "open_case", "redraw", "removed_of"]
 
 _MATRIX_SPREAD = 0.2  # at most; wide matrices get 1 / sqrt(inputs), so that sums stay near 1
 _VECTOR_SPREAD = 0.2
@@ -101,6 +101,14 @@ def open_case(case: Case, folder: Path) -> LoadedModel:
     if library in _STOCK:
         return shallowvit.load(_save_state(case.source, folder), arch=case.source, blocks=case.blocks)
     return shallowvit.load(case.source, blocks=case.blocks)
+
+
+def removed_of(case: Case, model: LoadedModel) -> tuple[int, ...]:
+    """Return the blocks that the case removes: those it names, else the middle one of the first stack with its pair."""
+    if case.remove is not None:
+        return tuple(int(number) for number in case.remove.split(","))
+    middle = sum(block.stack == model.blocks[0].stack for block in model.blocks) // 2
+    return next((pair for pair in model.pairs if middle in pair), (middle,))
 
 
 def _save_transformers(case: Case, name: str, folder: Path) -> None:
