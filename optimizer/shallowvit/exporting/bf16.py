@@ -37,6 +37,10 @@ def emulated_bf16(path: Path) -> bytes:
             value.const_value = onnx_ir.Tensor(value.const_value.numpy().astype("float32"), name=value.name)
             value.dtype = fp32
     for node in list(graph):
+        if node.op_type == "ConstantOfShape" and "value" in node.attributes:
+            value = node.attributes["value"].as_tensor()
+            if value.dtype in lower:
+                node.attributes["value"] = onnx_ir.AttrTensor("value", onnx_ir.Tensor(value.numpy().astype("float32")))
         for output in node.outputs:
             rounded = output.dtype
             if rounded is None or rounded not in lower:
