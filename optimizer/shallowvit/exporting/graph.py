@@ -65,7 +65,7 @@ def trace(
             output_names=list(output_names),
             samples=_samples(graph_inputs, items) if items else (),
         )
-    _fold_constants(model)
+        _fold_constants(model)
     for node in model.graph.all_nodes():
         for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
             del node.metadata_props[key]
