@@ -31,7 +31,7 @@ def drop_zero_branches(model: onnx_ir.Model) -> int:
     Args:
         model: The graph in memory, with the shapes of its values.
     """
-    import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     zeros: set[onnx_ir.Value] = set()
     dropped = 0
@@ -43,7 +43,7 @@ def drop_zero_branches(model: onnx_ir.Model) -> int:
         elif node.op_type in ("Add", "Sub"):
             dropped += _dropped(node, zeros)
     if dropped:
-        onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
+        RemoveUnusedNodesPass()(model)
     return dropped
 
 

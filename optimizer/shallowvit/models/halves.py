@@ -144,7 +144,7 @@ def _find_cut(module: nn.Module, call: Call) -> _Cut:
     probe = Probe(module, call, redrawn=True)
     watched = probe.watch()
     rules = {path: rule for path, rule in watched.rules.items() if rule is not None and watched.calls[path] == 1}
-    writers = _writers(probe, list(rules))
+    writers = _branches(probe, list(rules))
     if len(writers) < 2:
         raise _NoCutError("it adds one branch alone to its state, so that removing this is removing the block")
     writers = [_lifted(probe, path, rules) for path in writers]
@@ -163,6 +163,18 @@ def _find_cut(module: nn.Module, call: Call) -> _Cut:
     whole = _count_flops(module, call, ())
     flops = {part: whole - _count_flops(module, call, (*sites[part], *emptied[part])) for part in sites}
     return _Cut(tuple(writers), sites, emptied, flops)
+
+
+def _branches(probe: Probe, order: Sequence[str]) -> list[str]:
+    """Return the writers; where one alone writes the sum of two branches, those of the branches, if they can be cut."""
+    found = writers = _writers(probe, order)
+    while len(found) < 2:
+        order = [path for path in order if path not in found]
+        try:
+            found = _writers(probe, order)
+        except _NoCutError:
+            return writers
+    return found
 
 
 def _writers(probe: Probe, order: Sequence[str]) -> list[str]:
