@@ -13,8 +13,9 @@ __all__ = ["readme_text"]
 def readme_text(manifest: Manifest) -> str:
     """Return the bundle's ``README.md``."""
     plan, graph, source = manifest.plan, manifest.graph, manifest.source
+    what = "blocks" if plan.granularity == "block" else f"the {plan.granularity} of blocks"
     removed = (
-        f"blocks {_listed(plan.removed)} of {len(plan.paths)} removed" if plan.removed else f"all {len(plan.paths)} blocks"
+        f"{what} {_listed(plan.removed)} of {len(plan.paths)} removed" if plan.removed else f"all {len(plan.paths)} blocks"
     )
     return f"""# {manifest.name}
 

@@ -180,7 +180,7 @@ def _redrawn(block: nn.Module, centred: bool) -> dict[str, torch.Tensor]:
         for path, part in block.named_modules():
             if isinstance(part, _CONVOLUTIONS) and max(part.kernel_size) > 1:
                 weight = weights[f"{path}.weight" if path else "weight"]
-                middle = (slice(None), slice(None), *(size // 2 for size in part.kernel_size))
+                middle: tuple[slice | int, ...] = (slice(None), slice(None), *(size // 2 for size in part.kernel_size))
                 kept = weight[middle].clone()
                 weight.zero_()
                 weight[middle] = kept
