@@ -83,6 +83,7 @@ def _described(model: LoadedModel) -> dict[str, Any]:
         "stacks": [{"path": stack.path, "class": stack.class_name, "blocks": stack.length} for stack in model.stacks],
         "stack": model.blocks[0].stack,
         "blocks": len(model.blocks),
+        "blocks_of_stack": sum(block.stack == model.blocks[0].stack for block in model.blocks),
         "pairs": len(model.pairs),
         "inputs": sorted(model.example),
     }

@@ -28,7 +28,7 @@ _DINO = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "i
 _SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 4], "num_heads": [2, 4], "window_size": 4}
 _STAGED = {"depths": [2, 3, 4, 2], "hidden_sizes": [8, 16, 32, 32]}
 _SEGFORMER = {**_STAGED, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16, "image_size": 64, "num_labels": 5}
-_TAPS = {"out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
+_TAPS = {"num_hidden_layers": 6, "out_indices": [1, 3, 5, 6], "reshape_hidden_states": False}
 _TAPS_OF_STAGES = {"out_indices": [1, 2, 3, 4]}
 _VIDEO = {**_IMAGE, "num_frames": 4}
 _TIMM = "img_size=32&patch_size=8&depth=4&embed_dim=32&num_heads=2&num_classes=5"
@@ -297,7 +297,8 @@ STOCK: tuple[Case, ...] = (
         {
             **_IMAGE,
             "patch_size": 8,
-            "backbone_out_indices": [0, 1, 2, 3],
+            "num_hidden_layers": 6,
+            "backbone_out_indices": [0, 2, 4, 5],
             "neck_hidden_sizes": [8, 8, 16, 16],
             "fusion_hidden_size": 16,
             "num_labels": 5,
@@ -344,6 +345,7 @@ STOCK: tuple[Case, ...] = (
             "backbone_config": {
                 "model_type": "swin",
                 **_SWIN,
+                "image_size": 96,
                 "depths": [2, 2, 4, 2],
                 "num_heads": [1, 2, 2, 4],
                 **_TAPS_OF_STAGES,
@@ -361,6 +363,7 @@ STOCK: tuple[Case, ...] = (
         {
             "backbone_config": {
                 "model_type": "convnext",
+                "image_size": 192,
                 "hidden_sizes": [8, 16, 32, 32],
                 "depths": [2, 2, 4, 2],
                 **_TAPS_OF_STAGES,

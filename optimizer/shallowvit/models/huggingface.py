@@ -130,7 +130,10 @@ def _input_spec(module: torch.nn.Module, folder: Path | None) -> InputSpec:
     """Shape the main input from the configuration's own fields (those of its vision part, for a model of several)."""
     name: str = module.main_input_name  # type: ignore[assignment]
     config: Any = getattr(module.config, "vision_config", None) or module.config
-    height, width = _pair(getattr(config, "image_size", None) or getattr(config, "crop_size", None) or 224)
+    # a head over a backbone (UperNet, Depth Anything) often has no size of its own
+    holders = (config, getattr(module.config, "backbone_config", None))
+    sides = [getattr(holder, side, None) for holder in holders for side in ("image_size", "crop_size")]
+    height, width = _pair(next((side for side in sides if side), 224))
     channels = getattr(config, "num_channels", None) or getattr(config, "in_chans", None) or 3
     frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
     if name == "input_values" and hasattr(config, "num_mel_bins"):  # audio spectrograms
