@@ -15,6 +15,7 @@ import torch
 
 from ..errors import ShallowvitError
 from .outputs import tensors_in, with_tensors
+from .skeletons import skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Route", "bypassing", "find_route", "hand_on", "skipping"]
 
 _CLEARLY = 0.05  # of cosine similarity: an argument that isn't the first must be this much more like the answer
+_CHANGE = 0.1  # of an argument's size, to see whether the answer follows
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,16 @@ class Route:
     sources: tuple[int | None, ...]
 
 
-def find_route(arguments: Sequence[torch.Tensor], answer: Any, path: str) -> Route:
-    """Find which argument of a call each tensor of the answer continues, by identity, then by shape and likeness.
+def find_route(
+    arguments: Sequence[torch.Tensor], answer: Any, path: str, again: Callable[[Sequence[torch.Tensor]], Any] | None = None
+) -> Route:
+    """Find which argument of a call each tensor of the answer continues: by identity, by shape, by likeness, by response.
+
+    Args:
+        arguments: The tensors that the block was given.
+        answer: What it gave.
+        path: Its module path, for the error.
+        again: Calls the block with other tensors, where likeness doesn't tell which of several it continues.
 
     Raises:
         ShallowvitError: no argument has the shape of the first tensor of the answer, so that nothing can be handed on.
@@ -51,7 +61,11 @@ def find_route(arguments: Sequence[torch.Tensor], answer: Any, path: str) -> Rou
         free = [
             n for n, one in enumerate(arguments) if n not in sources and one.shape == leaf.shape and one.dtype == leaf.dtype
         ]
-        sources.append(same if same is not None else _most_alike(arguments, free, leaf))
+        if same is None and len(free) > 1 and leaf.is_floating_point():
+            same = _most_alike(arguments, free, leaf) or (
+                again and _most_followed(arguments, free, len(sources), answer, again)
+            )
+        sources.append(same if same is not None else next(iter(free), None))
     if not leaves or sources[0] is None:
         raise ShallowvitError(
             f"score: the block {path} turns {[tuple(one.shape) for one in arguments]} into "
@@ -98,7 +112,7 @@ def skipping(module: torch.nn.Module, paths: dict[str, dict[str, str]]) -> Itera
             for name, mode in modes.items():
                 stack.enter_context(_replaced(block.get_submodule(name), _zeros if mode == "zero" else _first))
             if not modes:
-                stack.enter_context(_replaced(block, _passing(block.forward, path, routes)))
+                stack.enter_context(_replaced(block, _passing(block, path, routes)))
         yield routes
 
 
@@ -123,8 +137,9 @@ def _zeros(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
     return torch.zeros_like(x)
 
 
-def _passing(forward: Callable[..., Any], path: str, routes: dict[str, Route]) -> Callable[..., Any]:
+def _passing(block: torch.nn.Module, path: str, routes: dict[str, Route]) -> Callable[..., Any]:
     """Return a forward that hands on, in the structure that the real one answers in, which its first call shows."""
+    own = vars(block).get("forward")
 
     def passing(*args: Any, **kwargs: Any) -> Any:
         given = tensors_in((args, kwargs))
@@ -133,14 +148,32 @@ def _passing(forward: Callable[..., Any], path: str, routes: dict[str, Route]) -
             return hand_on(route, given)
         if not given:
             raise ShallowvitError(f"score: the block {path} is called without a tensor, so it can't be skipped; choose another")
-        # the block may change its input in place
-        kept = [tensor.clone() for tensor in given]
-        answer = forward(*args, **kwargs)
-        route = find_route(given, answer, path)
+
+        def called(tensors: Sequence[torch.Tensor]) -> Any:
+            """A call that leaves nothing behind: not in the block, its arguments or what is drawn at random."""
+            its_args, its_kwargs = with_tensors((args, kwargs), tensors)
+            with torch.random.fork_rng(devices=[]):
+                return _own_forward(block, own)(*its_args, **its_kwargs)
+
+        copies = [tensor.clone() for tensor in given]
+        answer = called(copies)
+        route = find_route(copies, answer, path, lambda tensors: called([one.clone() for one in tensors]))
         routes[path] = route
-        return hand_on(route, kept, tensors_in(answer))
+        return hand_on(route, given, tensors_in(answer))
 
     return passing
+
+
+def _own_forward(block: torch.nn.Module, own: Callable[..., Any] | None) -> Callable[..., Any]:
+    """The forward that is replaced for now, of a copy of the block."""
+    replacing = vars(block).pop("forward")
+    try:
+        if own is not None:
+            vars(block)["forward"] = own
+        copied = skeleton(block)
+    finally:
+        block.forward = replacing
+    return copied.forward
 
 
 def _number(source: int | None) -> int:
@@ -148,12 +181,34 @@ def _number(source: int | None) -> int:
 
 
 def _most_alike(arguments: Sequence[torch.Tensor], numbers: Sequence[int], leaf: torch.Tensor) -> int | None:
-    """The first argument of the leaf's shape, unless another is clearly more like it: blocks called as ``blk(pos, x)``."""
-    if len(numbers) < 2 or not leaf.is_floating_point():
-        return numbers[0] if numbers else None
-    likeness = {
-        number: float(torch.nn.functional.cosine_similarity(arguments[number].flatten(), leaf.flatten(), dim=0))
-        for number in numbers
-    }
-    best = max(likeness, key=likeness.__getitem__)
-    return best if likeness[best] > likeness[numbers[0]] + _CLEARLY else numbers[0]
+    """The argument that the leaf is clearly more like than the first of its shape: blocks called as ``blk(pos, x)``."""
+    return _clearly_best({number: _cosine(arguments[number], leaf) for number in numbers})
+
+
+def _most_followed(
+    arguments: Sequence[torch.Tensor],
+    numbers: Sequence[int],
+    place: int,
+    answer: Any,
+    again: Callable[[Sequence[torch.Tensor]], Any],
+) -> int | None:
+    """The argument whose change the answer takes over: a residual stream arrives whole, a context only through weights."""
+    generator = torch.Generator().manual_seed(0)
+    before = tensors_in(answer)[place]
+    followed = {}
+    for number in numbers:
+        value = arguments[number]
+        change = torch.randn(value.shape, generator=generator).to(value) * value.abs().mean() * _CHANGE
+        after = tensors_in(again([one + change if n == number else one for n, one in enumerate(arguments)]))[place]
+        missed = (after - before - change).norm() / change.norm() if after.shape == before.shape else torch.tensor(torch.inf)
+        followed[number] = 1 - float(missed)  # by size too: a tenth of a context may be added to the stream
+    return _clearly_best(followed)
+
+
+def _clearly_best(likeness: dict[int, float]) -> int | None:
+    best, first = max(likeness, key=likeness.__getitem__), next(iter(likeness))
+    return best if likeness[best] > likeness[first] + _CLEARLY else None
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0))

@@ -13,7 +13,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ from .checkpoints import load_checkpoint
 from .raw import RawModel
 from .rebuild import LINEAGE_FILE, read_lineage, rebuild_pruned
 from .records import InputSpec, LoadedModel, Origin, Preprocessing
+from .skeletons import skeleton
 from .weights import check_finite, hash_state, read_checkpoint
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def loaded_from_module(
     check_finite(raw.module.float().eval().requires_grad_(False), spec)
     raw = changed(raw, changes or Changes())
     module = raw.module.float().eval().requires_grad_(False)
-    search = find_stacks(module, raw.example, blocks)
+    example = {name: _in_fp32(value) for name, value in raw.example.items()}
+    search = find_stacks(skeleton(module), example, blocks)  # a forward may change buffers: the model's own stay
     origin = Origin(spec, raw.family, type(module).__name__, arch, tuple(blocks), **vars(_all_changes(raw, changes)))
     return LoadedModel(
         module=module,
@@ -101,7 +103,7 @@ def loaded_from_module(
         stacks=search.stacks,
         blocks=search.blocks,
         input_spec=raw.input_spec,
-        example=raw.example,
+        example=example,
         sha256=hash_state(module),
         flops=search.flops,
         pairs=search.pairs,
@@ -111,6 +113,11 @@ def loaded_from_module(
         recipe=raw.recipe,
         notes=raw.notes,
     )
+
+
+def _in_fp32(value: Any) -> Any:
+    """An input as the weights are, which ``load`` makes fp32."""
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _all_changes(raw: RawModel, changes: Changes | None) -> Changes:

@@ -69,8 +69,11 @@ def put_placeholder(module: nn.Module, path: str, route: Route | None, modes: Ma
             block._modules[name] = _Zero() if mode == "zero" else _First()
         return
     assert route is not None
-    parent, _, name = path.rpartition(".")
-    module.get_submodule(parent)._modules[name] = _placeholder(block, route)
+    stub = _placeholder(block, route)
+    for parent in list(module.modules()):  # a second list may hold the same block
+        for name, child in parent._modules.items():
+            if child is block:
+                parent._modules[name] = stub
 
 
 def is_placeholder(module: nn.Module) -> bool:

@@ -5,17 +5,16 @@ A newcomer's trap: removals are applied one after the other, and each counts pla
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .bypass import Route, find_route
+from .bypass import Route, skipping
 from .deletion import delete_blocks
-from .outputs import tensors_in
 from .placeholder import put_placeholder
 from .probes import random_like
+from .skeletons import skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,13 +52,6 @@ class Removal:
         return tuple(place for place in range(self.length) if place not in self.gone)
 
 
-def skeleton(module: nn.Module) -> nn.Module:
-    """Return a copy of the module tree that shares every weight and buffer with the original."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    copied: nn.Module = copy.deepcopy(module, shared)
-    return copied
-
-
 def apply_removal(module: nn.Module, removal: Removal, routes: Mapping[str, Route]) -> None:
     """Take the blocks out, in place; ``routes`` are needed for placeholders, by the block's module path."""
     if removal.way == "deleted":
@@ -76,21 +68,8 @@ def gone_paths(module: nn.Module, removal: Removal) -> list[str]:
 
 
 def learn_routes(module: nn.Module, example: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Route]:
-    """Run one forward on random inputs and return how each of these blocks would hand its state on."""
-    routes: dict[str, Route] = {}
-    handles = [
-        module.get_submodule(path).register_forward_hook(
-            lambda _block, args, kwargs, output, path=path: routes.update(
-                {path: find_route(tensors_in((args, kwargs)), output, path)}
-            ),
-            with_kwargs=True,
-        )
-        for path in paths
-    ]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(**random_like(example))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return routes
+    """Run one forward of a copy on random inputs and return how each of these blocks would hand its state on."""
+    copied = skeleton(module)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), skipping(copied, {path: {} for path in paths}) as routes:
+        copied(**random_like(example))
+    return dict(routes)

@@ -7,6 +7,7 @@ whose scale starts near zero hide every mistake, so such weights are drawn anew 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ from ..models.bypass import Route, skipping
 from ..models.deletion import TAP_MEANINGS, has_taps
 from ..models.outputs import tensors_in
 from ..models.probes import probe_inputs, random_like
-from ..models.removals import Removal, apply_removal, skeleton
+from ..models.removals import Removal, apply_removal
+from ..models.skeletons import skeleton
 from .stock import mend_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -117,6 +119,7 @@ class _Trial:
         self.inputs = probe_inputs(model.input_spec, model.example)
         self.forwards = 0
         self.routes: dict[str, Route] = {}
+        self.idle: dict[str, list[str]] = {}  # by list of blocks: lists as long that no forward used
         self._expected: Seen | None = None
         if any(part._forward_hooks or part._forward_pre_hooks for part in model.module.modules()):
             self._check_copies()
@@ -129,7 +132,7 @@ class _Trial:
         blocks = self._kept_blocks(module, removals)
         if self._expected is not None:
             # states that hooks left behind in the run before must not pass for this one's
-            self._run(self.awake, [], self.model.example)
+            self._run(skeleton(self.awake), [], self.model.example)
         try:
             found = self._run(module, blocks, self.inputs)
             if self._expected is None and self.woken and not found.finite:  # weights drawn anew can overflow
@@ -145,6 +148,9 @@ class _Trial:
         different = difference(found, self._expected)
         if different:
             return different
+        unproven = next((self.idle[one.path] for one in removals if one.way == "deleted" and self.idle[one.path]), None)
+        if unproven:
+            return f"the forward that is compared doesn't use {unproven[0]}, which has as many entries as there are blocks"
         built, recipe = self._built(self.model.module, removals)
         return Removed(built, recipe, tuple(removals), self.forwards)
 
@@ -163,17 +169,21 @@ class _Trial:
         if self.inputs[self.model.input_spec.name].shape[0] == 1:
             return False
         try:
-            self._run(self.awake, [], self.inputs)
+            self._run(skeleton(self.awake), [], self.inputs)
         except RUN_ERRORS:
             return True
         return False
 
     def _skipped(self) -> Seen:
         paths = {self.model.blocks[number].path: self.model.modes_of(number) for number in self.removed}
-        blocks = [self.awake.get_submodule(b.path) for b in self.model.blocks if b.index not in self.removed]
+        whole = skeleton(self.awake)  # a forward may change buffers and attributes, which the next copy must not see
+        blocks = [whole.get_submodule(b.path) for b in self.model.blocks if b.index not in self.removed]
         try:
-            with skipping(self.awake, paths) as routes:
-                seen = self._run(self.awake, blocks, self.inputs)
+            with (
+                _idle_lists(whole, _removals(self.model, self.removed, "deleted")) as self.idle,
+                skipping(whole, paths) as routes,
+            ):
+                seen = self._run(whole, blocks, self.inputs)
         except RUN_ERRORS as err:
             raise ShallowvitError(
                 f"prune: {self.model.origin.architecture} doesn't run when {', '.join(paths)} hand their input on: "
@@ -236,6 +246,31 @@ def paths_after(model: LoadedModel, removed: Sequence[int], removals: Sequence[R
             where = f"{path}.{names[place]}" if path else names[place]
         found.append((block.index, place, where))
     return found
+
+
+@contextmanager
+def _idle_lists(module: nn.Module, removals: Sequence[Removal]) -> Iterator[dict[str, list[str]]]:
+    """Find, for each list of blocks, the other lists as long whose children a forward inside the ``with`` doesn't call.
+
+    Heads of an early exit, or of training alone: which block one of them goes with can't be seen. A list of blocks of the same
+    class is a part of the model that is switched off.
+    """
+    found: dict[str, list[str]] = {removal.path: [] for removal in removals}
+    called: set[nn.Module] = set()
+    handles = [part.register_forward_hook(lambda one, _args, _output: called.add(one)) for part in module.modules()]
+    yield found
+    for handle in handles:
+        handle.remove()
+    for removal in removals:
+        blocks = list(module.get_submodule(removal.path).children())
+        kinds = {type(block) for block in blocks}
+        for path, other in module.named_modules():
+            if not isinstance(other, torch.nn.ModuleList) or len(other) != removal.length or path == removal.path:
+                continue
+            children = list(other.children())
+            outside = not path.startswith(f"{removal.path}.") and not kinds & {type(child) for child in children}
+            if outside and not any(part in called for child in children for part in child.modules()):
+                found[removal.path].append(path)
 
 
 def _called(block: nn.Module) -> list[nn.Module]:
