@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +33,9 @@ from .options import (
     Source,
     SplitPairs,
 )
+
+if TYPE_CHECKING:
+    from ..scoring import BlockScores
 
 __all__ = ["score"]
 
@@ -133,14 +136,7 @@ def score(
     scores = compared.scores[0]
     pairs = subject.model.pairs if subject.model else ()
     removed = choose(scores, plan_config, pairs).removed
-    if save:
-        from ..scoring import write_scores
-
-        write_scores(scores, save)
-    if plot:
-        from ..scoring.plot import plot_scores
-
-        plot_scores(scores, plot, removed=removed)
+    _write(scores, removed, save, plot)
     doubts = removal_warnings(removed, granularity, pairs)
     printing.print_warnings((*(subject.model.notes if subject.model else ()), *scores.warnings, *doubts))
     if json:
@@ -150,6 +146,17 @@ def score(
     printing.print_scores(scores, removed)
     if compare_with:
         printing.print_comparison(compared, removed)
+
+
+def _write(scores: BlockScores, removed: tuple[int, ...], save: Path | None, plot: Path | None) -> None:
+    if save:
+        from ..scoring import write_scores
+
+        write_scores(scores, save)
+    if plot:
+        from ..scoring.plot import plot_scores
+
+        plot_scores(scores, plot, removed=removed)
 
 
 def _check_paths(plot: Path | None, save: Path | None, force: bool) -> None:
