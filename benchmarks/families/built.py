@@ -48,7 +48,7 @@ def swin_torchvision() -> Built:
     """Torchvision's Swin of two stages."""
     from torchvision.models.swin_transformer import SwinTransformer
 
-    return _image(lambda: SwinTransformer([2, 2], 16, [2, 4], [2, 2], [4, 4], num_classes=5))
+    return _image(lambda: SwinTransformer([2, 2], 32, [2, 4], [2, 2], [4, 4], num_classes=5))
 
 
 def swin_v2_torchvision() -> Built:
@@ -56,14 +56,14 @@ def swin_v2_torchvision() -> Built:
     from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
     make = partial(SwinTransformer, num_classes=5, block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2)
-    return _image(lambda: make([2, 2], 16, [2, 4], [2, 2], [4, 4]))
+    return _image(lambda: make([2, 2], 32, [2, 4], [2, 2], [4, 4]))
 
 
 def swin3d_torchvision() -> Built:
     """Torchvision's Video Swin of two stages."""
     from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-    module = _seeded(lambda: SwinTransformer3d([2, 4, 4], 16, [2, 4], [2, 4], [2, 4, 4], num_classes=5))
+    module = _seeded(lambda: SwinTransformer3d([2, 4, 4], 32, [2, 4], [2, 4], [2, 4, 4], num_classes=5))
     return module, {"x": _pictures(1, 3, 4, _SIDE, _SIDE)}
 
 
@@ -97,7 +97,7 @@ def maxvit_torchvision() -> Built:
     """Torchvision's MaxViT of two stages."""
     from torchvision.models.maxvit import MaxVit
 
-    return _image(lambda: MaxVit((_SIDE, _SIDE), 16, 4, [16, 32], [2, 3], 8, 0.0, num_classes=5))
+    return _image(lambda: MaxVit((_SIDE, _SIDE), 16, 4, [16, 32], [2, 3], 16, 0.0, num_classes=5))
 
 
 def volo() -> Built:

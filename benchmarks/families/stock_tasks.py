@@ -1,0 +1,333 @@
+"""Models of videos, sounds, pictures with words, and those that answer at every pixel.
+
+A newcomer's trap: heads that take states of several blocks name them by number, which is what a removal moves.
+"""
+
+from __future__ import annotations
+
+from .cases import Case
+from .settings import CLASSES, DECODER, DINO, IMAGE, SWIN, WIDTH, deleted, kept
+
+__all__ = ["STOCK_TASKS"]
+
+VIDEO, AUDIO, TWO, DENSE = "video", "audio", "image and text", "dense outputs"
+
+_STAGED = {"depths": [2, 3, 4, 2], "hidden_sizes": [16, 16, 32, 32]}
+_SEGFORMER = {**_STAGED, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16, "image_size": 64, "num_labels": 5}
+_TAPS = {"num_hidden_layers": 6, "out_indices": [1, 3, 5, 6], "reshape_hidden_states": False}
+_TAPS_OF_STAGES = {"out_indices": [1, 2, 3, 4]}
+_VIDEO = {**IMAGE, "num_frames": 4}
+
+STOCK_TASKS: tuple[Case, ...] = (
+    # video
+    Case(
+        "videomae",
+        VIDEO,
+        "hf:VideoMAEForVideoClassification",
+        _VIDEO | DECODER | CLASSES,
+        expect=deleted("videomae.encoder.layer", 4),
+    ),
+    Case(
+        "videomae-pretraining",
+        VIDEO,
+        "hf:VideoMAEForPreTraining",
+        _VIDEO | DECODER,
+        expect=deleted("videomae.encoder.layer", 4),
+    ),
+    Case(
+        "vjepa2",
+        VIDEO,
+        "hf:VJEPA2Model",
+        {
+            **WIDTH,
+            "crop_size": 32,
+            "patch_size": 8,
+            "frames_per_clip": 4,
+            "tubelet_size": 2,
+            "mlp_ratio": 2,
+            "pred_hidden_size": 32,
+            "pred_num_attention_heads": 2,
+            "pred_num_hidden_layers": 3,
+            "pred_num_mask_tokens": 2,
+            "pred_mlp_ratio": 2,
+        },
+        note="encoder and predictor",
+        expect=deleted("encoder.layer", 4),
+    ),
+    Case(
+        "vjepa2-classifier",
+        VIDEO,
+        "hf:VJEPA2ForVideoClassification",
+        {
+            **WIDTH,
+            "crop_size": 32,
+            "patch_size": 8,
+            "frames_per_clip": 4,
+            "tubelet_size": 2,
+            "mlp_ratio": 2,
+            "pred_hidden_size": 32,
+            "pred_num_attention_heads": 2,
+            "pred_num_hidden_layers": 3,
+            "pred_num_mask_tokens": 2,
+            "pred_mlp_ratio": 2,
+            "num_pooler_layers": 2,
+            **CLASSES,
+        },
+        expect=deleted("vjepa2.encoder.layer", 4),
+    ),
+    Case(
+        "vivit",
+        VIDEO,
+        "hf:VivitForVideoClassification",
+        _VIDEO | CLASSES | {"tubelet_size": [2, 8, 8]},
+        expect=deleted("vivit.layers", 4),
+    ),
+    Case(
+        "timesformer",
+        VIDEO,
+        "hf:TimesformerForVideoClassification",
+        _VIDEO | CLASSES,
+        note="time, then space",
+        expect=deleted("timesformer.encoder.layer", 4),
+    ),
+    Case("video-swin-torchvision", VIDEO, "families.built:swin3d_torchvision", expect=deleted("features.2", 4)),
+    Case("mvit-torchvision", VIDEO, "families.built:mvit_torchvision", expect=deleted("blocks[3-4]", 2)),
+    # audio
+    Case(
+        "ast",
+        AUDIO,
+        "hf:ASTForAudioClassification",
+        {**WIDTH, "patch_size": 8, "max_length": 32, "num_mel_bins": 16, "frequency_stride": 4, "time_stride": 4, **CLASSES},
+        expect=deleted("audio_spectrogram_transformer.layers", 4),
+    ),
+    # image and text
+    Case("clip", TWO, "families.built:clip", note="two towers", expect=deleted("vision_model.encoder.layers", 4)),
+    Case("siglip", TWO, "families.built:siglip", note="two towers", expect=deleted("vision_model.encoder.layers", 4)),
+    Case("vilt", TWO, "families.built:vilt", note="one encoder over words and patches", expect=deleted("encoder.layer", 4)),
+    Case(
+        "blip",
+        TWO,
+        "families.built:blip",
+        note="cross-attention from words to patches",
+        expect=deleted("vision_model.encoder.layers", 4),
+    ),
+    Case(
+        "flava",
+        TWO,
+        "families.built:flava",
+        note="two towers and a fusion of both",
+        expect=kept("image_model.encoder.layer", 4, "20 outputs and states instead of 21"),
+    ),
+    Case(
+        "bridgetower",
+        TWO,
+        "families.built:bridgetower",
+        note="layers of both towers walked in step",
+        expect=kept("vision_model.visual.transformer.resblocks", 5, "index 4 is out of range"),
+    ),
+    # dense outputs
+    Case(
+        "dpt",
+        DENSE,
+        "hf:DPTForSemanticSegmentation",
+        {
+            **IMAGE,
+            "patch_size": 8,
+            "num_hidden_layers": 6,
+            "backbone_out_indices": [0, 2, 4, 5],
+            "neck_hidden_sizes": [8, 8, 16, 16],
+            "fusion_hidden_size": 16,
+            "num_labels": 5,
+            "is_hybrid": False,
+            "use_auxiliary_head": False,
+        },
+        note="four taps by number",
+        expect=kept("dpt.encoder.layer", 6, "number of hidden states"),
+    ),
+    Case(
+        "dpt-dinov2",
+        DENSE,
+        "hf:DPTForDepthEstimation",
+        {
+            "backbone_config": {"model_type": "dinov2", **DINO, **_TAPS},
+            "backbone": None,
+            "neck_hidden_sizes": [8, 8, 16, 16],
+            "fusion_hidden_size": 16,
+            "image_size": 32,
+            "patch_size": 8,
+            "reassemble_factors": [4, 2, 1, 0.5],
+        },
+        note="DINOv2 with four taps",
+        expect=deleted("backbone.encoder.layer", 6),
+    ),
+    Case(
+        "depth-anything",
+        DENSE,
+        "hf:DepthAnythingForDepthEstimation",
+        {
+            "backbone_config": {"model_type": "dinov2", **DINO, **_TAPS},
+            "patch_size": 8,
+            "neck_hidden_sizes": [8, 8, 16, 16],
+            "fusion_hidden_size": 16,
+            "head_hidden_size": 8,
+            "reassemble_hidden_size": 32,
+        },
+        expect=deleted("backbone.encoder.layer", 6),
+    ),
+    Case(
+        "dinov2-backbone",
+        DENSE,
+        "hf:Dinov2Backbone",
+        {**DINO, "num_hidden_layers": 6, "out_indices": [2, 4, 6]},
+        expect=deleted("encoder.layer", 6),
+    ),
+    Case(
+        "dinov3-backbone",
+        DENSE,
+        "hf:DINOv3ViTBackbone",
+        {**IMAGE, "num_hidden_layers": 6, "out_indices": [2, 4, 6]},
+        expect=deleted("model.layer", 6),
+    ),
+    Case(
+        "upernet-swin",
+        DENSE,
+        "hf:UperNetForSemanticSegmentation",
+        {
+            "backbone_config": {
+                "model_type": "swin",
+                **SWIN,
+                "image_size": 96,
+                "depths": [2, 2, 4, 2],
+                "num_heads": [1, 2, 2, 4],
+                **_TAPS_OF_STAGES,
+            },
+            "hidden_size": 16,
+            "auxiliary_channels": 8,
+            "auxiliary_in_channels": 128,
+            "num_labels": 5,
+        },
+        expect=deleted("backbone.swin.encoder.layers.2.blocks", 4),
+    ),
+    Case(
+        "upernet-convnext",
+        DENSE,
+        "hf:UperNetForSemanticSegmentation",
+        {
+            "backbone_config": {
+                "model_type": "convnext",
+                "image_size": 192,
+                "hidden_sizes": [8, 16, 32, 32],
+                "depths": [2, 2, 4, 2],
+                **_TAPS_OF_STAGES,
+            },
+            "hidden_size": 16,
+            "auxiliary_channels": 8,
+            "auxiliary_in_channels": 32,
+            "num_labels": 5,
+        },
+        expect=deleted("backbone.encoder.stages.2.layers", 4),
+    ),
+    Case("segformer", DENSE, "hf:SegformerForSemanticSegmentation", _SEGFORMER, expect=deleted("segformer.stages.2.blocks", 4)),
+    Case(
+        "segformer-classifier",
+        DENSE,
+        "hf:SegformerForImageClassification",
+        _SEGFORMER,
+        expect=deleted("segformer.stages.2.blocks", 4),
+    ),
+    Case(
+        "beit-segmentation",
+        DENSE,
+        "hf:BeitForSemanticSegmentation",
+        {
+            **IMAGE,
+            "out_indices": [1, 2, 3, 4],
+            "use_relative_position_bias": True,
+            "num_labels": 5,
+            "pool_scales": [1, 2],
+            "auxiliary_channels": 16,
+            "use_auxiliary_head": False,
+        },
+        expect=kept("beit.layers", 4, "differ"),
+    ),
+    Case(
+        "mask2former-swin",
+        DENSE,
+        "hf:Mask2FormerForUniversalSegmentation",
+        {
+            "backbone_config": {
+                "model_type": "swin",
+                **SWIN,
+                "depths": [2, 2, 4, 2],
+                "num_heads": [1, 2, 2, 4],
+                "image_size": 64,
+                **_TAPS_OF_STAGES,
+            },
+            "feature_size": 32,
+            "mask_feature_size": 32,
+            "hidden_dim": 32,
+            "encoder_feedforward_dim": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 4,
+            "num_attention_heads": 2,
+            "dim_feedforward": 32,
+            "num_queries": 6,
+            "num_labels": 5,
+        },
+        expect=deleted("model.pixel_level_module.encoder.swin.encoder.layers.2.blocks", 4),
+    ),
+    Case(
+        "maskformer-swin",
+        DENSE,
+        "hf:MaskFormerForInstanceSegmentation",
+        {
+            "backbone_config": {
+                "model_type": "swin",
+                **SWIN,
+                "depths": [2, 2, 4, 2],
+                "num_heads": [1, 2, 2, 4],
+                "image_size": 64,
+            },
+            "decoder_config": {
+                "model_type": "detr",
+                "d_model": 32,
+                "decoder_layers": 3,
+                "encoder_layers": 2,
+                "decoder_ffn_dim": 32,
+                "encoder_ffn_dim": 32,
+                "decoder_attention_heads": 2,
+                "encoder_attention_heads": 2,
+                "num_queries": 6,
+            },
+            "fpn_feature_size": 32,
+            "mask_feature_size": 32,
+            "num_labels": 5,
+        },
+        expect=deleted("model.pixel_level_module.encoder.model.encoder.layers.2.blocks", 4),
+    ),
+    Case(
+        "eomt",
+        DENSE,
+        "hf:EomtForUniversalSegmentation",
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "num_blocks": 2,
+            "num_queries": 6,
+            "num_upscale_blocks": 1,
+            "num_labels": 5,
+        },
+        note="queries enter before the last blocks",
+        expect=deleted("layers[0-2]", 3),
+    ),
+    Case(
+        "yolos",
+        DENSE,
+        "hf:YolosForObjectDetection",
+        {**IMAGE, "image_size": [32, 32], "num_detection_tokens": 6, **CLASSES},
+        expect=kept("vit.encoder.layer", 4, "differ"),
+    ),
+)
