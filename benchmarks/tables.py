@@ -13,7 +13,9 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
+from coverage_tables import coverage_table
 from engine_tables import engine_tables
+from families_table import families_table
 from harness_tables import harness_table, provider_table, remote_table, sides_table
 from published import published_tables
 from quantization_pages import quantization_tables
@@ -298,6 +300,8 @@ PARTS = {
     "demo": demo_tables,
     "line": line_tables,
     "speed": speed_tables,
+    "coverage": coverage_table,
+    "families": families_table,
     "criteria": criteria_table,
     "estimators": estimator_table,
     "published": published_tables,
@@ -320,6 +324,7 @@ PAGES = (
     "quantization.md",
     "engines.md",
     "providers.md",
+    "families.md",
 )
 
 
