@@ -13,6 +13,7 @@ from families.cases import open_case, removed_of
 from families.run import all_cases, measure
 from families.stock import STOCK
 from shallowvit import ExportConfig, PlanConfig, load, plan, prune, save_pruned, score
+from shallowvit.engines import BuildConfig, Flavour, build_engine
 from shallowvit.exporting.bf16 import emulated_bf16
 from shallowvit.exporting.onnx_export import export_onnx
 from shallowvit.models.outputs import tensors_in
@@ -247,3 +248,27 @@ def test_families_table_says_what_passes_and_why_not(tmp_path, monkeypatch):
     assert "- `c`: crash in export: KeyError: 1" in text
     assert "| removal: deleted | 1 of 3 |" in text
     assert "| engine, every attention fused | 1 of 1 |" in text
+
+
+def test_build_engine_of_an_attention_of_one_query_is_fused(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="builds engines; pip install 'shallowvit[tensorrt]'")
+    module = torch.nn.MultiheadAttention(32, 2, batch_first=True).half()
+
+    class Pooled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = module
+            self.query = torch.nn.Parameter(torch.randn(1, 1, 32).half())
+
+        def forward(self, x):
+            return self.attention(self.query.expand(x.shape[0], -1, -1), x, x, need_weights=False)[0]
+
+    path = tmp_path / "pooled.onnx"
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.onnx.export(
+        Pooled().eval(), (torch.zeros(2, 16, 32).half(),), dynamo=True, opset_version=23, dynamic_shapes=(batch,)
+    )
+    program.save(path)
+    (tmp_path / "engine").mkdir()
+    built = build_engine(path, tmp_path / "engine", BuildConfig(Flavour.RTX))
+    assert (built.fusion.fused, built.fusion.expected) == (1, 1)
