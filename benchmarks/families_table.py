@@ -6,6 +6,7 @@ A newcomer's trap: the newest row of a name counts, and rows of cases that are g
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ __all__ = ["families_table"]
 _RESULTS = Path(__file__).parent / "results" / "families.jsonl"
 _WAYS = ("deleted", "placeholder", "refused")
 _PACKAGES = ("torch", "transformers", "timm", "torchvision", "onnx", "onnxruntime", "tensorrt_rtx_cu13")
+_PLACES = re.compile(r"(?<!\S)/\S*?/(?:site-packages/|(?=benchmarks/))")  # where this machine keeps the packages
 _HEAD = ("model", "class", "stack", "each block alone", "removed", "ONNX: attentions, error", "engine: fused")
 
 
@@ -99,7 +101,9 @@ def _reasons(row: dict[str, Any]) -> list[str]:
         reason = row.get(stage, {}).get("reason")
         if reason and reason != "there is no graph":
             found.append(reason if reason.startswith(("export:", "build:")) else f"{stage}: {reason}")
-    return [" ".join(reason.split()).replace("|", "\\|").replace("<", "&lt;") for reason in dict.fromkeys(found)]
+    return [
+        " ".join(_PLACES.sub("", reason).split()).replace("|", "\\|").replace("<", "&lt;") for reason in dict.fromkeys(found)
+    ]
 
 
 def _conditions(rows: Sequence[dict[str, Any]]) -> str:
