@@ -38,9 +38,9 @@ def emulated_bf16(path: Path) -> bytes:
             value.dtype = fp32
     for node in list(graph):
         if node.op_type == "ConstantOfShape" and "value" in node.attributes:
-            value = node.attributes["value"].as_tensor()
-            if value.dtype in lower:
-                node.attributes["value"] = onnx_ir.AttrTensor("value", onnx_ir.Tensor(value.numpy().astype("float32")))
+            filling = node.attributes["value"].as_tensor()
+            if filling.dtype in lower:
+                node.attributes["value"] = onnx_ir.AttrTensor("value", onnx_ir.Tensor(filling.numpy().astype("float32")))
         for output in node.outputs:
             rounded = output.dtype
             if rounded is None or rounded not in lower:
