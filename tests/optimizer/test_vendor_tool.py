@@ -20,8 +20,8 @@ SUMMARY = """\
 def info(tmp_path):
     """What is read of a bundle with an engine; no engine can be run here, so our side's median is given."""
     engine = {"flavour": "tensorrt", "path": "engines/t/model.engine", "options": {}, "version": "10.3.0", "sm": [87]}
-    graph_input = SimpleNamespace(name="pixels", shape=(8, 3, 16, 16))
-    return SimpleNamespace(path=tmp_path, manifest={"engines": [engine]}, input=graph_input)
+    graph_input = SimpleNamespace(name="pixels", least_shape=(8, 3, 16, 16), batch=True)
+    return SimpleNamespace(path=tmp_path, manifest={"engines": [engine]}, inputs=(graph_input,))
 
 
 def write_tool(folder, text, code=0):

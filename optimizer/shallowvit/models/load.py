@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import MissingDependencyError, ShallowvitError
-from .blocks import find_stacks
+from .blocks import StackSearch, find_stacks
 from .changes import Changes, changed, changes_from_lineage
 from .checkpoints import load_checkpoint
 from .raw import RawModel
@@ -87,6 +87,14 @@ def checkpoint_of(source: str | Path) -> Path | None:
     return path if path.suffix in (".safetensors", ".pt", ".pth") or path.name.endswith(".safetensors.index.json") else None
 
 
+def _search(module: torch.nn.Module, example: dict[str, Any], blocks: Sequence[str]) -> StackSearch:
+    """Look at a copy, since a forward may change buffers; at the model itself where hooks keep a copy from running."""
+    try:
+        return find_stacks(skeleton(module), example, blocks)
+    except ShallowvitError:
+        return find_stacks(module, example, blocks)
+
+
 def loaded_from_module(
     raw: RawModel, spec: str, arch: str | None, blocks: Sequence[str], changes: Changes | None = None
 ) -> LoadedModel:
@@ -95,7 +103,7 @@ def loaded_from_module(
     raw = changed(raw, changes or Changes())
     module = raw.module.float().eval().requires_grad_(False)
     example = {name: _in_fp32(value) for name, value in raw.example.items()}
-    search = find_stacks(skeleton(module), example, blocks)  # a forward may change buffers: the model's own stay
+    search = _search(module, example, blocks)
     origin = Origin(spec, raw.family, type(module).__name__, arch, tuple(blocks), **vars(_all_changes(raw, changes)))
     return LoadedModel(
         module=module,
