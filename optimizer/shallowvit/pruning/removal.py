@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RUN_ERRORS", "Removed", "Seen", "difference", "paths_after", "remove_blocks", "woken"]
 
-_TOLERANCE = 1e-5  # of the largest value; the same operations on the same weights differ by nothing
+_TOLERANCE = 5e-5  # of the largest value; 1.1e-5 was seen of a deletion that was right, at 224 pixels
 _ASLEEP = 1e-2  # weights that are all smaller than this are drawn anew for the comparison
 RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 
