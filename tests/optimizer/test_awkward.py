@@ -204,11 +204,12 @@ def test_prune_state_with_a_gradient_in_an_attribute_is_copied():
     _assert_skips(redraw(Stacked(_blocks(Stored)), 0).eval(), _pruned(loaded(built), "1"), 1, lambda x: x)
 
 
-def test_load_module_that_cant_be_copied_is_refused():
+def test_prune_module_that_cant_be_copied_is_refused():
     built = redraw(Stacked(_blocks()), 0)
     built.lock = threading.Lock()
+    model = loaded(built)  # enough to score it
     with pytest.raises(ShallowvitError, match=r"copy: Stacked can't be copied \(cannot pickle '_thread.lock' object\)"):
-        loaded(built)
+        _pruned(model, "1")
 
 
 class Rollout(Stacked):
