@@ -1,5 +1,4 @@
-"""Fused attention kernels for what TensorRT leaves unfused.
+"""Fused attention kernels for what TensorRT leaves unfused: their code, their references, and how they are compiled.
 
-Empty in this version: the package exists so that its name, its place and its one-way imports are settled. Nothing here is
-used by ``shallowvit`` yet.
+Nothing here imports ``shallowvit`` or ``shallowvit_bench``. What a kernel computes is a ``Variant``.
 """
