@@ -59,7 +59,8 @@ def tile_for(variant: Variant, sm: int) -> Tile:
             f"kernels: a head size of {max(variant.head_size, variant.value_size)} is padded to {size}, whose tiles don't fit "
             f"into {SHARED_BYTES // 1024} KiB of shared memory; {LARGEST_HEAD} is the largest"
         )
-    return _TILES[variant.dtype is Dtype.FP32][size]
+    tile = _TILES[variant.dtype is Dtype.FP32][size]
+    return Tile(tile.queries, tile.keys, tile.warps, 1) if 90 <= sm < 120 else tile
 
 
 _TILES = {
