@@ -86,7 +86,7 @@ def add_recipe(folder: Path, manifest: Manifest, config: BuildConfig) -> Manifes
         ShallowvitError: see ``write_recipe``.
     """
     write_recipe(folder, config, manifest.plan.places_of_blocks)
-    new = {f"{FOLDER}/{file.name}": _file(file) for file in sorted((folder / FOLDER).iterdir())}
+    new = {file.relative_to(folder).as_posix(): _file(file) for file in sorted((folder / FOLDER).rglob("*")) if file.is_file()}
     changes = {"files": dict(sorted((manifest.files | new).items())), "recipe": f"{FOLDER}/{RECIPE}", "target": config.target}
     return manifest.model_copy(update=changes)
 

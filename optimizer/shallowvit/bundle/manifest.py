@@ -159,6 +159,7 @@ class Graph(_Record):
     attention_precision: str | None = None
     attention_rewritten: int = 0
     attention_left: tuple[tuple[str, str], ...] = ()
+    attention_plugins: tuple[tuple[str, str], ...] = ()
     kept_precise: tuple[str, ...] = ()
 
 
@@ -304,6 +305,25 @@ class Attention(_Record):
     keys: int | None
 
 
+class Plugin(_Record):
+    """A kernel of ours in an engine: its operator in the graph, the nodes, and what it was compiled for and takes."""
+
+    operator: str
+    nodes: tuple[str, ...]
+    sm: tuple[int, ...]
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+class PluginTiming(_Record):
+    """The engine with a kernel of ours against the engine without it, medians of a run."""
+
+    operator: str
+    native_ms: float
+    plugin_ms: float
+
+
 class Engine(_Record):
     """A TensorRT engine of the graph; ``path``, ``report`` and ``log`` are files of the bundle.
 
@@ -330,6 +350,9 @@ class Engine(_Record):
     weights_bytes: int | None
     build_s: float
     not_inspected: str | None
+    plugins: tuple[Plugin, ...] = ()
+    plugins_refused: tuple[tuple[str, str], ...] = ()
+    plugin_timings: tuple[PluginTiming, ...] = ()
 
 
 class Manifest(_Record):

@@ -150,6 +150,7 @@ def _manifest(
                 "attention_precision": str(config.attention_precision) if config.attention_precision else None,
                 "attention_rewritten": exported.attention_rewritten,
                 "attention_left": exported.attention_left,
+                "attention_plugins": exported.attention_plugins,
                 "kept_precise": config.keep_precise,
             },
             "preprocessing": preprocessing,

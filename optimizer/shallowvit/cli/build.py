@@ -9,6 +9,7 @@ import typer
 
 from .engine_options import (
     AllowUnfused,
+    Attention,
     Batch,
     ComputeCapability,
     DlaCore,
@@ -24,6 +25,7 @@ from .engine_options import (
     VersionCompatible,
     Workspace,
     build_config,
+    check_attention,
     check_engine,
 )
 from .options import Json, Quiet
@@ -45,6 +47,7 @@ def build(
     dla_core: DlaCore = None,
     version_compatible: VersionCompatible = None,
     hardware_compatibility: HardwareCompatible = None,
+    attention: Attention = None,
     allow_unfused: AllowUnfused = None,
     time_limit: TimeLimit = None,
     python: Python = None,
@@ -69,6 +72,7 @@ def build(
         "dla_core": dla_core,
         "version_compatible": version_compatible,
         "hardware_compatibility": hardware_compatibility,
+        "attention": check_attention(attention, "build"),
         "allow_unfused": allow_unfused,
         "time_limit_s": time_limit,
         "python": python,

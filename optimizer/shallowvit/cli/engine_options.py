@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engines.records import BatchRange, BuildConfig, Flavour, HardwareCompatibility
+from ..engines.records import AttentionChoice, BatchRange, BuildConfig, Flavour, HardwareCompatibility
 from ..errors import ShallowvitError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowUnfused",
+    "Attention",
     "Batch",
     "ComputeCapability",
     "DlaCore",
@@ -30,6 +31,7 @@ __all__ = [
     "VersionCompatible",
     "Workspace",
     "build_config",
+    "check_attention",
     "check_engine",
 ]
 
@@ -87,6 +89,14 @@ HardwareCompatible = Annotated[
 AllowUnfused = Annotated[
     bool | None, typer.Option("--allow-unfused", help="Accept an engine in which not every attention is fused.")
 ]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(AttentionChoice),
+        help="Who computes attention in engines: TensorRT, our kernels as plugins, or auto: ours where TensorRT doesn't fuse "
+        "and, on a GPU, ours is measured faster.  [default: native in export, as the graph has it in build]",
+    ),
+]
 TimeLimit = Annotated[
     float | None, typer.Option(metavar="SECONDS", help=f"Stop a build after this.  [default: {_DEFAULTS.time_limit_s:g}]")
 ]
@@ -102,6 +112,13 @@ def check_engine(engine: str | None, none: bool = False) -> Flavour | None:
         command = "export" if none else "build"
         raise ShallowvitError(f"{command}: unknown engine {engine!r}; choose from {', '.join(choices)}")
     return Flavour(engine) if engine in list(Flavour) else None
+
+
+def check_attention(attention: str | None, command: str) -> AttentionChoice | None:
+    """Return the choice that --attention names, None where it wasn't given."""
+    if attention is not None and attention not in list(AttentionChoice):
+        raise ShallowvitError(f"{command}: unknown --attention {attention!r}; choose from {', '.join(AttentionChoice)}")
+    return AttentionChoice(attention) if attention is not None else None
 
 
 def build_config(base: BuildConfig, given: dict[str, Any]) -> BuildConfig:

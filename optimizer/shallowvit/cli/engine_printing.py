@@ -53,6 +53,16 @@ def print_engine(bundle: Bundle, engine: Engine) -> None:
         table.add_row(*_cells(attention))
     if engine.attentions:
         print_table(table)
+    for plugin in engine.plugins:
+        generations = ", ".join(f"{one / 10:.1f}" for one in plugin.sm)
+        print_line(
+            f"  {plugin.operator}: compiled for {generations}; {plugin.registers} registers, "
+            f"{plugin.spilled_bytes} bytes spilled a thread, {plugin.shared_bytes / 1024:.0f} KiB of shared memory a block"
+        )
+    for timing in engine.plugin_timings:
+        print_line(f"  {timing.operator}: {timing.plugin_ms:.3f} ms with it, {timing.native_ms:.3f} ms without")
+    for node, reason in engine.plugins_refused:
+        print_line(f"  no kernel of ours for {node}: {reason}")
     if engine.not_inspected:
         print_line(f"  not loaded to look inside: {engine.not_inspected}; layers, graph and bytes of the engine agree")
 

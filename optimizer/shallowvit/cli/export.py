@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
 from .engine_options import (
     AllowUnfused,
+    Attention,
     Batch,
     ComputeCapability,
     JetPack,
@@ -21,6 +23,7 @@ from .engine_options import (
     TimeLimit,
     Workspace,
     build_config,
+    check_attention,
     check_engine,
 )
 from .options import (
@@ -94,6 +97,7 @@ def export(
         str | None,
         typer.Option(metavar="fp16|bf16", help="Of an fp32 graph: compute attention in this, so that it fuses."),
     ] = None,
+    attention: Attention = None,
     keep_precise: Annotated[
         str | None,
         typer.Option(
@@ -170,7 +174,8 @@ def export(
     given: dict[str, Any] = {"flavour": check_engine(engine, none=True), "target": target, "jetpack": jetpack}
     given |= {"batches": batch, "workspace_mib": workspace, "compute_capabilities": compute_capability}
     given |= {"allow_unfused": allow_unfused, "time_limit_s": time_limit}
-    build = build_config(BuildConfig(), given)
+    wanted = check_attention(attention, "export")
+    build = replace(build_config(BuildConfig(), given), attention=wanted if engine != "none" else None)
     score_config = ScoreConfig(
         criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed, granularity=granularity
     )
@@ -190,6 +195,7 @@ def export(
         outputs=tuple(output or ()),
         dynamic_size=_range(dynamic_size, "--dynamic-size"),
         dynamic_frames=_range(dynamic_frames, "--dynamic-frames"),
+        attention=wanted or ExportConfig.attention,
     )
     _check_paths(source, out, force, (data, calibration))
     _check_wish(build, export_config, engine, data, auto=chosen is None)

@@ -21,6 +21,7 @@ COMMANDS = {
     "prune": ("shallowvit.cli.prune", "Remove blocks and save a model that stock transformers or timm loads."),
     "export": ("shallowvit.cli.export", "Run the line: score, plan, prune, export to ONNX, check, and write a bundle."),
     "build": ("shallowvit.cli.build", "Build a TensorRT engine into a bundle and prove that its attention is fused."),
+    "kernels": ("shallowvit.cli.kernels", "List our attention kernels, or say which a bundle's attentions would get."),
     "study": ("shallowvit.cli.study", "Ask which criterion foresees what removing blocks costs: remove, finetune, compare."),
     "verify": ("shallowvit.cli.verify", "Recheck a bundle and name the first thing wrong with it."),
     "bench": ("shallowvit.cli.bench", "Measure a bundle's latency, energy, memory and accuracy, here or on a device."),
@@ -40,13 +41,14 @@ _INTERRUPTED = 130  # typer turns Ctrl-C into this exit code by itself, without 
 def main() -> None:
     """Run the command line."""
     from shallowvit_bench.errors import BenchError
+    from shallowvit_kernels.errors import KernelError
 
     from ..errors import ShallowvitError
 
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
         _app(asked)()
-    except (ShallowvitError, BenchError) as err:
+    except (ShallowvitError, BenchError, KernelError) as err:
         sys.stderr.write(f"shallowvit: {err}\n")
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -241,8 +241,13 @@ def print_bundle(bundle: Bundle) -> None:
     )
     if graph.attention_rewritten:
         print_line(f"  {graph.attention_rewritten} attentions were MatMul and Softmax and became one node each")
+    if graph.attention_plugins:
+        operators = ", ".join(dict.fromkeys(operator for _node, operator in graph.attention_plugins))
+        print_line(
+            f"  {len(graph.attention_plugins)} attentions are nodes of our own, with a body for other runtimes: {operators}"
+        )
     for node, reason in graph.attention_left:
-        print_line(f"  {node} stayed MatMul and Softmax: {reason}")
+        print_line(f"  {node} stayed as it was: {reason}")
     if bundle.manifest.quantization:
         _print_quantization(bundle.manifest.quantization)
     for data, metrics in bundle.manifest.metrics.items():

@@ -12,21 +12,24 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ShallowvitError
+from ..plugins.choosing import compare_engines, time_plugins
+from ..plugins.preparing import Prepared, prepare_graph
 from .flavours import Choice, check_precision, choose
 from .fusion import check_fused, fusion_report
 from .graph_check import check_graph
 from .process import BuildRefusedError, run_job
 from .profiles import profiles_for
-from .records import BuildConfig, EngineBuild, Flavour, FusionReport, Layer
+from .records import AttentionChoice, BuildConfig, EngineBuild, Flavour, FusionReport, Layer, PluginTiming
 from .sites import find_attentions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from .profiles import Profile
     from .sites import AttentionSite
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ENGINE", "LOG", "REPORT", "build_engine", "job_from_config"]
 
 ENGINE, REPORT, LOG = "model.engine", "fusion.json", "build.log.gz"
+_LOG = "build.log"
 _NO_KERNEL = "dedicated kernel"  # of the message with which TensorRT refuses an Attention that it can't fuse
 
 
@@ -60,17 +64,94 @@ def build_engine(
     choice = choose(config)
     check_precision(choice, facts, config.jetpack)
     profiles = profiles_for(facts.inputs, config)
-    sites = find_attentions(graph, blocks)
-    job = job_from_config(config, choice, profiles) | {"onnx": str(graph)}
+    task = _Task(graph, config, choice, profiles, dict(blocks or {}))
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as name:
-        work = Path(name)
-        result, report = _built(job, work, config, sites)
-        _check_gpu(choice, result)
-        os.replace(work / ENGINE, out / ENGINE)
-        layers = tuple(Layer(**layer | {"nodes": tuple(layer["nodes"])}) for layer in result["inspected"] or result["layers"])
-        _write_report(out / REPORT, report, layers)
-        _write_log(work / job["log"], out / LOG)
-    return _record(out / ENGINE, choice, config, profiles, result, report, layers)
+        attempt = _settled(task, Path(name))
+        if not config.allow_unfused:
+            check_fused(attempt.report)
+        _check_gpu(choice, attempt.result)
+        os.replace(attempt.folder / ENGINE, out / ENGINE)
+        _write_report(out / REPORT, attempt.report, attempt.layers)
+        _write_log(attempt.folder / _LOG, out / LOG)
+    return _record(out / ENGINE, task, attempt)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be built; the same for every attempt."""
+
+    graph: Path
+    config: BuildConfig
+    choice: Choice
+    profiles: tuple[Profile, ...]
+    blocks: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An engine in ``folder``, and what became of the graph's attentions in it."""
+
+    folder: Path
+    prepared: Prepared
+    result: dict[str, Any]
+    report: FusionReport
+    timings: tuple[PluginTiming, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        listed = self.result["inspected"] or self.result["layers"]
+        return tuple(Layer(**layer | {"nodes": tuple(layer["nodes"])}) for layer in listed)
+
+
+def _settled(task: _Task, work: Path) -> _Attempt:
+    """Build; with ``auto`` once more for what TensorRT left unfused, and on a GPU with plugins only where they are faster."""
+    attempt = _attempt(task, work / "first")
+    if task.config.attention is not AttentionChoice.AUTO:
+        return attempt
+    unfused = frozenset(one.node for one in attempt.report.attentions if not one.fused)
+    if unfused:
+        attempt = _attempt(task, work / "second", unfused=unfused)
+    if attempt.result["inspected"] is None or not attempt.prepared.kernels:
+        return attempt  # nothing can be timed here, or there is nothing to time
+    operators = [kernel.operator for kernel in attempt.prepared.kernels]
+    made = {frozenset(operators): attempt}
+
+    def engine_with(some: frozenset[str]) -> Path:
+        if some not in made:
+            made[some] = _attempt(task, work / f"with-{len(made)}", unfused=unfused, only=some)
+        return made[some].folder / ENGINE
+
+    timings = time_plugins(operators, engine_with, partial(compare_engines, task.choice.flavour, _usual_inputs(task)))
+    faster = frozenset(one.operator for one in timings if one.plugin_is_faster)
+    engine_with(faster)
+    return replace(made[faster], timings=timings)
+
+
+def _attempt(
+    task: _Task, folder: Path, unfused: Collection[str] = frozenset(), only: Collection[str] | None = None
+) -> _Attempt:
+    folder.mkdir()
+    low = {name: shapes[0] for name, shapes in (task.profiles[0] if task.profiles else {}).items()}
+    prepared = prepare_graph(
+        task.graph,
+        folder,
+        task.config.attention,
+        task.choice,
+        unfused=unfused,
+        only=only,
+        shapes=low,
+    )
+    sites = find_attentions(prepared.graph, task.blocks)
+    job = job_from_config(task.config, task.choice, task.profiles) | {"onnx": str(prepared.graph)} | dict(prepared.job)
+    result, report = _built(job, folder, task.config, sites)
+    return _Attempt(folder, prepared, result, report)
+
+
+def _usual_inputs(task: _Task) -> dict[str, Any]:
+    """What plugins are timed on: the usual shapes of the first profile, else the graph's own."""
+    from ..plugins.checking import random_inputs
+
+    return random_inputs(task.graph, {name: shapes[1] for name, shapes in (task.profiles or ({},))[0].items()})
 
 
 def job_from_config(config: BuildConfig, choice: Choice, profiles: Sequence[Profile]) -> dict[str, Any]:
@@ -79,7 +160,7 @@ def job_from_config(config: BuildConfig, choice: Choice, profiles: Sequence[Prof
     return {
         "flavour": str(choice.flavour),
         "engine": ENGINE,
-        "log": "build.log",
+        "log": _LOG,
         "result": "result.json",
         "name": "model",
         "profiles": profiles,
@@ -113,10 +194,7 @@ def _built(
             raise ShallowvitError(f"{err}. The attention of {foreseen.path} {foreseen.obstacle}, which may be why") from err
         result = run_job(job | {"decomposable": True}, work, python=config.python, time_limit_s=config.time_limit_s)
         # an attention of one query (of a pooling head) is refused above, and has its kernel in this engine all the same
-    report = _report(result, work, sites, job)
-    if not config.allow_unfused:
-        check_fused(report)
-    return result, report
+    return result, _report(result, work, sites, job)
 
 
 def _report(result: dict[str, Any], work: Path, sites: Sequence[AttentionSite], job: dict[str, Any]) -> FusionReport:
@@ -151,15 +229,8 @@ def _write_log(log: Path, out: Path) -> None:
         shutil.copyfileobj(source, sink)
 
 
-def _record(
-    path: Path,
-    choice: Choice,
-    config: BuildConfig,
-    profiles: tuple[Profile, ...],
-    result: dict[str, Any],
-    report: FusionReport,
-    layers: tuple[Layer, ...],
-) -> EngineBuild:
+def _record(path: Path, task: _Task, attempt: _Attempt) -> EngineBuild:
+    choice, config, result = task.choice, task.config, attempt.result
     return EngineBuild(
         path=path,
         flavour=choice.flavour,
@@ -167,7 +238,7 @@ def _record(
         target=choice.target.key if choice.target else None,
         sm=choice.compute_capabilities or ((result["gpu"]["sm"],) if _local(choice, result) else ()),
         built_on=result["gpu"]["name"] if result["gpu"] else "no GPU",
-        profiles=profiles,
+        profiles=task.profiles,
         options={
             "workspace_mib": config.workspace_mib,
             "level": config.level,
@@ -175,13 +246,16 @@ def _record(
             "version_compatible": config.version_compatible,
             "hardware_compatibility": str(config.hardware_compatibility) if config.hardware_compatibility else None,
         },
-        fusion=report,
-        layers=layers,
+        fusion=attempt.report,
+        layers=attempt.layers,
         bytes=result["bytes"],
         activation_bytes=result["activation_bytes"],
         weights_bytes=result["weights_bytes"],
         build_s=result["parse_s"] + result["build_s"],
         not_inspected=result["not_inspected"],
+        plugins=attempt.prepared.kernels,
+        plugins_refused=attempt.prepared.refused,
+        plugin_timings=attempt.timings,
     )
 
 

@@ -90,6 +90,7 @@ def _software(loaded: dict[str, Output | None], board: Board | None, root: Path)
         ok("Python", platform.python_version(), sys.executable),
         ok("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         _package("torch", "loads, prunes and exports models", "pip install torch"),
+        _package("triton", "compiles attention kernels for engines", "pip install triton, for Linux"),
         _package("onnx", "checks and exports graphs", "pip install onnx"),
         _loaded("onnxruntime", loaded["onnxruntime"], "runs graphs and quantises them", "pip install onnxruntime"),
     ]

@@ -79,5 +79,5 @@ def check_fused(report: FusionReport, stage: str = "build") -> None:
     block = first.path if first.block is None else f"block {first.block} ({first.path})"
     raise ShallowvitError(
         f"{stage}: attention is fused in {report.fused} of {report.expected}: that of {block} {first.reason}. "
-        "Or accept it with --allow-unfused"
+        "Give it a kernel of ours with --attention auto, or accept it with --allow-unfused"
     )

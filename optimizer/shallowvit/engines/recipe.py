@@ -9,17 +9,19 @@ layers.py, flavour_*.py
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ShallowvitError
+from ..plugins.preparing import prepare_graph
 from .build import job_from_config
 from .flavours import Choice, check_precision, compute_capabilities
 from .graph_check import check_graph
 from .profiles import profiles_for
-from .records import BatchRange, BuildConfig, Flavour, HardwareCompatibility
+from .records import AttentionChoice, BatchRange, BuildConfig, Flavour, HardwareCompatibility
 from .sites import find_attentions
 from .targets import find_target, flavours, jetpack_for, tensorrt_of
 
@@ -46,17 +48,21 @@ def write_recipe(bundle: Path, config: BuildConfig, blocks: Mapping[str, int]) -
     facts = check_graph(bundle / "model.onnx")
     check_precision(choice, facts, config.jetpack)
     profiles = profiles_for(facts.inputs, config)
-    sites = find_attentions(bundle / "model.onnx", blocks)
+    folder = bundle / FOLDER
+    folder.mkdir()
+    low = {name: shapes[0] for name, shapes in (profiles[0] if profiles else {}).items()}
+    prepared = prepare_graph(bundle / "model.onnx", folder, config.attention, choice, shapes=low)
+    sites = find_attentions(prepared.graph, blocks)
     obstacle = next((site for site in sites if site.obstacle), None)
     if obstacle and not config.allow_unfused:
         raise ShallowvitError(
-            f"export: attention can't be fused on {target.key}: that of {obstacle.path} {obstacle.obstacle}. Or accept it with "
-            "--allow-unfused"
+            f"export: attention can't be fused on {target.key}: that of {obstacle.path} {obstacle.obstacle}. "
+            "Give it a kernel of ours with --attention auto, or accept it with --allow-unfused"
         )
     jetpack = jetpack_for(target, config.jetpack)
     record = job_from_config(config, choice, profiles) | {
         "schema": _SCHEMA,
-        "onnx": "../model.onnx",
+        "onnx": Path(os.path.relpath(prepared.graph, folder)).as_posix(),
         "timing_cache_folder": ".",
         "attentions": [{"path": site.path, "block": site.block, "anchor": site.anchor} for site in sites],
         "allow_unfused": config.allow_unfused,
@@ -65,8 +71,7 @@ def write_recipe(bundle: Path, config: BuildConfig, blocks: Mapping[str, int]) -
         "tensorrt": tensorrt_of(target, config.jetpack),
         "config": _plain(config),
     }
-    folder = bundle / FOLDER
-    folder.mkdir()
+    record |= dict(prepared.job)
     (folder / RECIPE).write_text(json.dumps(record, indent=1) + "\n")
     for name in ("build_engine.py", "layers.py", f"flavour_{flavour}.py"):
         shutil.copyfile(_WORKER / name, folder / name)
@@ -96,7 +101,9 @@ def _plain(config: BuildConfig) -> dict[str, Any]:
 def _config(record: dict[str, Any]) -> BuildConfig:
     level = record.pop("hardware_compatibility")
     flavour = record.pop("flavour")
+    attention = record.pop("attention", None)  # recipes of older versions have none
     return BuildConfig(
+        attention=AttentionChoice(attention) if attention else None,
         flavour=Flavour(flavour) if flavour else None,
         hardware_compatibility=HardwareCompatibility(level) if level else None,
         batches=tuple(BatchRange(**batch) for batch in record.pop("batches")),

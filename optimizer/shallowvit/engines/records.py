@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .profiles import Profile
 
 __all__ = [
+    "AttentionChoice",
     "AttentionFusion",
     "BatchRange",
     "BuildConfig",
@@ -22,6 +23,8 @@ __all__ = [
     "FusionReport",
     "HardwareCompatibility",
     "Layer",
+    "PluginKernel",
+    "PluginTiming",
 ]
 
 
@@ -30,6 +33,14 @@ class Flavour(StrEnum):
 
     RTX = "rtx"
     TENSORRT = "tensorrt"
+
+
+class AttentionChoice(StrEnum):
+    """Who computes attention in an engine: TensorRT's own kernels, or ours inside it as plugins."""
+
+    NATIVE = "native"
+    PLUGIN = "plugin"  # every attention that is understood
+    AUTO = "auto"  # those that TensorRT doesn't fuse, and on a GPU only where the plugin is measured to be faster
 
 
 class HardwareCompatibility(StrEnum):
@@ -74,6 +85,7 @@ class BuildConfig:
         allow_unfused: Accept an engine in which some attention isn't fused.
         time_limit_s: Stop a build after so many seconds.
         python: Another interpreter that has TensorRT, such as a Jetson's own ``/usr/bin/python3``.
+        attention: See ``AttentionChoice``; by default as the graph has it, which ``export`` has settled.
     """
 
     flavour: Flavour | None = None
@@ -91,6 +103,7 @@ class BuildConfig:
     allow_unfused: bool = False
     time_limit_s: float = 3600.0
     python: str | None = None
+    attention: AttentionChoice | None = None
 
     def __post_init__(self) -> None:
         if self.level is not None and not 0 <= self.level <= 5:
@@ -113,6 +126,34 @@ class Layer:
     type: str
     tactic: str
     nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PluginKernel:
+    """A kernel of ours in an engine, by its operator's name: the attentions it computes, the compute capabilities (86 for 8.6)
+    it was compiled for, and in the words of the compiler what it takes; ``spilled_bytes`` and ``registers`` are a thread's.
+    """
+
+    operator: str
+    nodes: tuple[str, ...]
+    sm: tuple[int, ...]
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+@dataclass(frozen=True)
+class PluginTiming:
+    """The engine with a plugin against the engine without, in alternation: medians of a run in milliseconds."""
+
+    operator: str
+    native_ms: float
+    plugin_ms: float
+
+    @property
+    def plugin_is_faster(self) -> bool:
+        """Whether the plugin stays."""
+        return self.plugin_ms < self.native_ms
 
 
 @dataclass(frozen=True)
@@ -171,7 +212,8 @@ class EngineBuild:
     """An engine on disk and what is known of it.
 
     ``activation_bytes`` and ``weights_bytes`` are what TensorRT says it will take on the device at the largest profile, None
-    where it doesn't say; ``sm`` are compute capabilities as 86 for 8.6, empty for a portable engine.
+    where it doesn't say; ``sm`` are compute capabilities as 86 for 8.6, empty for a portable engine. ``plugins_refused`` are
+    the attentions, by node, that have no kernel of ours though one was wanted, and why.
     """
 
     path: Path
@@ -189,3 +231,6 @@ class EngineBuild:
     weights_bytes: int | None
     build_s: float
     not_inspected: str | None
+    plugins: tuple[PluginKernel, ...] = ()
+    plugins_refused: tuple[tuple[str, str], ...] = ()
+    plugin_timings: tuple[PluginTiming, ...] = ()

@@ -31,6 +31,9 @@ def emulated_bf16(path: Path) -> bytes:
     fp32 = onnx_ir.DataType.FLOAT
     lower = {onnx_ir.DataType.BFLOAT16, onnx_ir.DataType.FLOAT16}
     model = onnx_ir.load(path)
+    if model.functions:  # of attentions of our own, which compute in fp32 and round at their end
+        onnx_ir.passes.common.InlinePass()(model)
+        onnx_ir.passes.common.ShapeInferencePass()(model)
     graph = model.graph
     for value in graph.initializers.values():
         if value.dtype in lower and value.const_value is not None:

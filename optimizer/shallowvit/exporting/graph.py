@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTERNAL_DATA_ABOVE_BYTES", "batch_of", "count_attention", "output_facts", "trace", "write_graph"]
 
+PLUGIN_DOMAIN = "shallowvit"  # of attentions that are nodes of our own
 EXTERNAL_DATA_ABOVE_BYTES = 2_000_000_000  # a protobuf message can't pass 2 GiB
 _FOLDED_NUMBERS = 2**23  # a bias of 577 x 577 tokens and 16 heads is 5.3 million
 _SAMPLES = 16  # pairs
@@ -141,9 +142,9 @@ def write_graph(model: onnx_ir.Model, path: Path, metadata: Mapping[str, str]) -
 
 
 def count_attention(model: onnx_ir.Model, opset: int) -> int:
-    """Count the attentions: ``Attention`` nodes from opset 23 on, else the softmaxes of the pattern."""
+    """Count the attentions: ``Attention`` nodes from opset 23 on, else the softmaxes of the pattern, and nodes of our own."""
     wanted = "Attention" if opset >= 23 else "Softmax"
-    return sum(node.op_type == wanted for node in model.graph.all_nodes())
+    return sum(node.op_type == wanted or node.domain == PLUGIN_DOMAIN for node in model.graph.all_nodes())
 
 
 def output_facts(model: onnx_ir.Model) -> tuple[tuple[str, tuple[int | str, ...]], ...]:

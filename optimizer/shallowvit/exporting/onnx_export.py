@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..engines.records import AttentionChoice
 from ..errors import ShallowvitError
 from ..models.zero_branch import has_zero_branches
 from .deployment import deployable, frame_shape
@@ -64,6 +65,11 @@ def export_onnx(
     pruned = replace(pruned, model=dynamic_model(pruned.model, config))
     if config.precision in FLOATS:
         return _export_float(pruned, path, config)
+    if config.attention is not AttentionChoice.NATIVE:
+        raise ShallowvitError(
+            f"export: --attention {config.attention} is of float graphs, and this one is quantised to {config.precision}; "
+            "export without it and name it to shallowvit build"
+        )
     assert config.quantize is not None
     # the kept blocks of a quantised graph are those that aren't quantised; all of them compute in the base type
     quantize = replace(config.quantize, keep=config.keep_precise)
@@ -97,6 +103,7 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
     if has_zero_branches(model.module):
         drop_zero_branches(graph)
     fused = _settle_attention(graph, config, names.nodes)
+    plugins, left = _as_plugins(graph, config)
     attention_nodes = count_attention(graph, config.opset)
     outputs = tuple(
         GraphOutput(one.name, dtype, shape, one.source) for one, (dtype, shape) in zip(wanted, output_facts(graph), strict=True)
@@ -125,7 +132,8 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
         blocks=len(pruned.plan.standing),
         parity=parity,
         attention_rewritten=fused.rewritten,
-        attention_left=fused.left,
+        attention_left=(*fused.left, *left),
+        attention_plugins=plugins,
         steps=steps,
         batch=batch,
     )
@@ -189,6 +197,16 @@ def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tu
     if island in (Precision.FP16, Precision.BF16):
         cast_attention(graph, island)
     return fused
+
+
+def _as_plugins(graph: onnx_ir.Model, config: ExportConfig) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """Make attentions nodes of our own, as ``config.attention`` says; return those with their operators, and what was left."""
+    if config.attention is AttentionChoice.NATIVE:
+        return (), ()
+    from ..plugins.rewriting import rewrite_attention
+
+    rewrite = rewrite_attention(graph, str(config.attention))
+    return tuple((node, variant.name) for node, variant in rewrite.replaced), rewrite.left
 
 
 def inputs_of_graph(model: LoadedModel, config: ExportConfig) -> tuple[GraphInput, ...]:

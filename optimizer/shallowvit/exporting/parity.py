@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Items = Mapping[str, np.ndarray[Any, Any]]  # by input; of those without a batch the one there is
 
-__all__ = ["TOLERANCES", "check_parity", "number_of_inputs", "real_inputs"]
+__all__ = ["TOLERANCES", "check_parity", "float_types", "number_of_inputs", "real_inputs", "run_graph"]
 
 # Largest difference over largest output. Seen on the demo model and VideoMAE-B: below 1e-6, 6e-4 and 9e-3.
 TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.BF16: 5e-2}
@@ -111,9 +111,9 @@ def check_parity(
     batches = _batches(graph_inputs, items, batch)
     with torch.no_grad():
         expected = [_in_torch(module, graph_inputs, one) for one in batches]
-    types = _float_types(path)
+    types = float_types(path)
     lowest = max((*types, precision) if precision in FLOATS else types, key=FLOATS.index, default=Precision.FP32)
-    found, names, computed_by = _run(path, batches, types)
+    found, names, computed_by = run_graph(path, batches, types)
     outputs = tuple(
         _output_parity(name, [one[place] for one in expected], [one[place] for one in found])
         for place, name in enumerate(names)
@@ -199,7 +199,8 @@ def _batches(graph_inputs: Sequence[GraphInput], items: Items, batch: int | None
     ]
 
 
-def _float_types(path: Path) -> set[Precision]:
+def float_types(path: Path) -> set[Precision]:
+    """Return the float types that a graph's values have."""
     import onnx_ir
 
     graph = onnx_ir.load(path).graph
@@ -208,10 +209,12 @@ def _float_types(path: Path) -> set[Precision]:
     return {one for one in FLOATS if one in names}
 
 
-def _run(
+def run_graph(
     path: Path, batches: Sequence[Items], types: set[Precision]
 ) -> tuple[list[list[np.ndarray[Any, Any]]], list[str], str]:
-    """The outputs of each batch, their names, and what computed them."""
+    """Run a graph in onnxruntime as a device would compute in ``types``; return the outputs of each batch, their names, and
+    what computed them.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

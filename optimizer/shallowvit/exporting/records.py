@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
+from ..engines.records import AttentionChoice
 from ..errors import ShallowvitError
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class ExportConfig:
             entry of the model's output, a module path, ``PATH:keys``); by default the logits, else the first tensor.
         dynamic_size: Least and greatest height and width that the graph takes, each by itself, in steps of the patch.
         dynamic_frames: Least and greatest number of frames, likewise.
+        attention: ``plugin`` makes each attention that is understood one node of our own with a function body, ``auto`` each
+            that TensorRT doesn't fuse; engines compute such a node by a kernel of ours, other runtimes by its body.
     """
 
     precision: Precision = Precision.FP32
@@ -80,6 +83,7 @@ class ExportConfig:
     outputs: tuple[str, ...] = ()
     dynamic_size: tuple[int, int] | None = None
     dynamic_frames: tuple[int, int] | None = None
+    attention: AttentionChoice = AttentionChoice.NATIVE
 
     def __post_init__(self) -> None:
         if self.precision not in list(Precision):
@@ -216,9 +220,10 @@ class Parity:
 class ExportedOnnx:
     """An ONNX graph on disk that passed the checker and parity.
 
-    ``attention_nodes`` counts fused nodes (opset 23) or softmaxes; ``attention_rewritten`` says how many of the first were
-    MatMul and Softmax in the traced model, ``attention_left`` which softmax stayed one and why. ``quantized`` and ``check``
-    are of int8, fp8 and int4. The first input is the model's main one; ``steps`` is how the trace came about.
+    ``attention_nodes`` counts fused nodes (opset 23) or softmaxes, and nodes of our own; ``attention_rewritten`` says how many
+    of the first were MatMul and Softmax in the traced model, ``attention_left`` which attention stayed as it was and why,
+    ``attention_plugins`` the nodes of our own with their operators. ``quantized`` and ``check`` are of int8, fp8 and int4. The
+    first input is the model's main one; ``steps`` is how the trace came about.
     """
 
     path: Path
@@ -231,6 +236,7 @@ class ExportedOnnx:
     parity: Parity
     attention_rewritten: int = 0
     attention_left: tuple[tuple[str, str], ...] = ()
+    attention_plugins: tuple[tuple[str, str], ...] = ()
     quantized: QuantizedGraph | None = None
     check: QuantizationCheck | None = None
     steps: tuple[ExportStep, ...] = ()
