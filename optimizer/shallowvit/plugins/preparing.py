@@ -124,10 +124,10 @@ def write_kernels(
     Returns:
         What was compiled, by operator, and the job's part that names the files.
     """
-    from shallowvit_kernels.ahead import compile_variants
+    from shallowvit_kernels.ahead import Request, compile_variants
 
     different = list(dict.fromkeys(variants))
-    results = iter(compile_variants([(variant, one) for variant in different for one in sm]))
+    results = iter(compile_variants([Request(variant, one) for variant in different for one in sm]))
     compiled = {variant.name: tuple(next(results) for _ in sm) for variant in different}
     (folder / FOLDER).mkdir(exist_ok=True)
     plugins = []

@@ -61,7 +61,7 @@ def compile_surveyed(found: tuple[Surveyed, ...], sm: int) -> tuple[Compiled, ..
     Raises:
         KernelError: one can't be compiled for it.
     """
-    from shallowvit_kernels.ahead import compile_variants
+    from shallowvit_kernels.ahead import Request, compile_variants
 
     different = dict.fromkeys(one.variant for one in found if one.variant is not None)
-    return tuple(compile_variants([(variant, sm) for variant in different]))
+    return tuple(compile_variants([Request(variant, sm) for variant in different]))
