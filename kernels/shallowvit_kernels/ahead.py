@@ -11,25 +11,19 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import kept
-from .assembly import assemble, facts_of
 from .errors import KernelError
 from .kept import Compiled
-from .launching import launch_of, launched_arguments
-from .ptx import PTX_VERSIONS, own_ptx
-from .tiles import SHARED_BYTES, check_target, tile_for
+from .tiles import check_target, tiles_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .records import Tile, Variant
-
-    _Whole = tuple[Variant, int, Tile]
 
 __all__ = ["Compiled", "Request", "compile_variant", "compile_variants"]
 
@@ -41,12 +35,21 @@ class Request:
     Args:
         variant: What it computes.
         sm: The compute capability, as 86 for 8.6.
-        tile: How the work is cut; by default as ``tile_for`` says.
+        tile: How the work is cut; by default the first of ``tiles_for`` whose code fits into shared memory and spills nothing.
     """
 
     variant: Variant
     sm: int
     tile: Tile | None = None
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A request with the tiles to try, in this order."""
+
+    variant: Variant
+    sm: int
+    tiles: tuple[Tile, ...]
 
 
 def compile_variant(variant: Variant, sm: int, tile: Tile | None = None) -> Compiled:
@@ -58,41 +61,46 @@ def compile_variants(requests: Sequence[Request]) -> tuple[Compiled, ...]:
     """Compile variants in a process of its own; those that were compiled before are read.
 
     Raises:
-        KernelError: a target or type isn't known, a tile needs too much shared memory, Triton isn't there, or the compiler fails.
+        KernelError: a target or type isn't known, no tile fits into shared memory, Triton isn't there, or the compiler fails.
     """
-    whole: list[_Whole] = []
+    orders = []
     for one in requests:
         check_target(one.sm, one.variant.dtype)
-        whole.append((one.variant, one.sm, one.tile or tile_for(one.variant, one.sm)))
-    folders = {one: kept.folder_of(*one) for one in whole}
+        orders.append(_Order(one.variant, one.sm, (one.tile,) if one.tile else tiles_for(one.variant, one.sm)))
+    folders = {one: kept.folder_of(one.variant, one.sm, one.tiles) for one in orders}
     found = {one: kept.read(folder) for one, folder in folders.items()}
     result = {one: known for one, known in found.items() if known is not None}
-    missing = [one for one, known in found.items() if known is None]
-    for one, compiled in zip(missing, _compile(missing), strict=True):
+    missing = [one for one in found if one not in result]
+    for one, compiled in zip(missing, _compiled(missing), strict=True):
         kept.write(folders[one], compiled)
         result[one] = compiled
-    return tuple(result[one] for one in whole)
+    return tuple(result[one] for one in orders)
 
 
-def _compile(requests: list[_Whole]) -> Iterator[Compiled]:
-    if not requests:
+def _compiled(orders: list[_Order]) -> Iterator[Compiled]:
+    if not orders:
         return
-    with tempfile.TemporaryDirectory(prefix="shallowvit-kernels-") as folder:
-        said = _run_worker(requests, Path(folder))
-        for number, one in enumerate(requests):
-            answer = Path(folder, f"{number}.json")
-            if not answer.is_file():
-                raise KernelError(f"compile: the compiler ended on {_words(one)}: {said}")
-            yield _finished(one, json.loads(answer.read_text()))
+    with tempfile.TemporaryDirectory(prefix="shallowvit-kernels-") as name:
+        folder = Path(name)
+        said = _run_worker(orders, folder)
+        for number, one in enumerate(orders):
+            refused = folder / f"{number}.refused"
+            if refused.is_file():
+                raise KernelError(refused.read_text())
+            compiled = kept.read(folder / str(number))
+            if compiled is None:
+                raise KernelError(
+                    f"compile: the compiler ended on {one.variant.name} for compute capability {one.sm / 10:.1f}: {said}"
+                )
+            yield compiled
 
 
-def _run_worker(requests: list[_Whole], folder: Path) -> str:
+def _run_worker(orders: list[_Order], folder: Path) -> str:
     """Let a process write what it compiles into a folder, and return the last line it said."""
-    order = {
+    wanted = {
         "folder": str(folder),
-        "requests": [
-            {"variant": variant.to_json(), "sm": sm, "tile": asdict(tile), "ptx_version": PTX_VERSIONS[sm]}
-            for variant, sm, tile in requests
+        "orders": [
+            {"variant": one.variant.to_json(), "sm": one.sm, "tiles": [asdict(tile) for tile in one.tiles]} for one in orders
         ],
     }
     # Lines of source in the code would hold this machine's folders; settings of Triton from outside (the interpreter is one)
@@ -101,34 +109,11 @@ def _run_worker(requests: list[_Whole], folder: Path) -> str:
     ours = {"TRITON_DISABLE_LINE_INFO": "1", "TRITON_CACHE_DIR": str(folder / "triton")}
     done = subprocess.run(
         [sys.executable, "-m", f"{__package__}.compile_worker"],
-        input=json.dumps(order),
+        input=json.dumps(wanted),
         env=clean | ours,
         capture_output=True,
         text=True,
         check=False,
     )
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    if "No module named 'triton'" in done.stderr:
-        raise KernelError("compile: Triton isn't installed, and kernels are compiled with it; pip install triton (Linux)")
     return f"{lines[-1] if lines else 'nothing said'} (exit {done.returncode})"
-
-
-def _finished(one: _Whole, answer: dict[str, Any]) -> Compiled:
-    variant, _, tile = one
-    if answer["shared"] > SHARED_BYTES:
-        raise KernelError(
-            f"compile: {_words(one)} needs {answer['shared']} bytes of shared memory a block, and {SHARED_BYTES} is what a launch "
-            "gets without asking; choose a smaller tile"
-        )
-    start = time.monotonic()
-    arguments = launched_arguments(answer["names"], variant)
-    assembled = assemble(own_ptx(answer["ptx"], variant.name, len(arguments)))
-    seconds = answer["seconds"] + time.monotonic() - start
-    facts = facts_of(assembled, answer["shared"], seconds)
-    launch = launch_of(variant, answer["names"], tile, assembled.ptx, answer["shared"])
-    return Compiled(launch, assembled.ptx, assembled.cubin, facts)
-
-
-def _words(one: _Whole) -> str:
-    variant, sm, tile = one
-    return f"{variant.name} for compute capability {sm / 10:.1f} with tiles of {tile.queries} by {tile.keys}"

@@ -6,6 +6,7 @@ driver makes of the PTX.
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -14,9 +15,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import KernelError
 from .ptx import Target, target_of, without_suffix
+
+if TYPE_CHECKING:
+    from .records import Tile
 
 __all__ = ["Assembled", "Facts", "assemble", "facts_of", "tool_versions"]
 
@@ -35,6 +40,7 @@ class Facts:
     """What a compiled kernel takes.
 
     Args:
+        tile: How the work is cut.
         registers: Of a thread.
         spilled_bytes: Of a thread, written to memory for want of registers, or otherwise kept in its stack.
         shared_bytes: Of a block, dynamic and static.
@@ -46,6 +52,7 @@ class Facts:
         ptxas: The assembler's version.
     """
 
+    tile: Tile
     registers: int
     spilled_bytes: int
     shared_bytes: int
@@ -66,6 +73,7 @@ class Assembled:
     spilled_bytes: int
 
 
+@functools.cache
 def tool_versions(sm: int) -> tuple[str, str]:
     """Return the versions of Triton and of its assembler for a compute capability.
 
@@ -95,11 +103,12 @@ def assemble(ptx: str) -> Assembled:
     return done
 
 
-def facts_of(assembled: Assembled, dynamic_bytes: int, compile_seconds: float) -> Facts:
+def facts_of(assembled: Assembled, tile: Tile, dynamic_bytes: int, compile_seconds: float) -> Facts:
     """Return what a machine code takes, by the tools' word.
 
     Args:
         assembled: The code.
+        tile: To be written down.
         dynamic_bytes: Of shared memory, which only the launch knows.
         compile_seconds: To be written down.
     """
@@ -113,6 +122,7 @@ def facts_of(assembled: Assembled, dynamic_bytes: int, compile_seconds: float) -
     sm = target_of(assembled.ptx).sm
     triton, ptxas = tool_versions(sm)
     return Facts(
+        tile=tile,
         registers=used["REG"],
         spilled_bytes=max(assembled.spilled_bytes, used["STACK"], used["LOCAL"]),
         shared_bytes=dynamic_bytes + used["SHARED"] - (_RESERVED_BYTES if sm >= _RESERVED_FROM else 0),

@@ -1,4 +1,4 @@
-"""A process of its own that turns variants into Triton's PTX: requests on stdin, a folder of files out.
+"""A process of its own that compiles variants: orders on stdin, a folder of files out.
 
 It imports Triton, which may end the process on a target it doesn't know, so it is never imported elsewhere. A newcomer's trap:
 arguments that are the same for every launch are settled here, so a compiled kernel has fewer than its source.
@@ -12,11 +12,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import kept
+from .assembly import assemble, facts_of
 from .catalogue import definition_of
-from .launching import launched_arguments
+from .errors import KernelError
+from .launching import launch_of, launched_arguments
+from .ptx import PTX_VERSIONS, own_ptx
 from .records import Tile, Variant
 from .tensors import arguments_of, inputs_of, outputs_of
-from .tiles import precision_for
+from .tiles import SHARED_BYTES, precision_for
 
 if TYPE_CHECKING:
     from .records import Argument
@@ -25,20 +29,51 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Compile each request of stdin's JSON into ``N.ptx`` and ``N.json`` in its folder, N counting from 0."""
-    order = json.load(sys.stdin)
-    folder = Path(order["folder"])
-    for number, request in enumerate(order["requests"]):
-        variant = Variant.from_json(request["variant"])
-        compiled, seconds = _compiled(variant, request["sm"], Tile(**request["tile"]), request["ptx_version"])
-        names = definition_of(variant.kernel).kernel.arg_names
-        facts = {"names": names, "seconds": seconds, "shared": compiled.metadata.shared, "ptx": compiled.asm["ptx"]}
-        beside = folder / f"{number}.part"
-        beside.write_text(json.dumps(facts))
-        beside.rename(folder / f"{number}.json")
+    """Compile each order of stdin's JSON into a folder ``N``, N counting from 0, or say in ``N.refused`` why not."""
+    wanted = json.load(sys.stdin)
+    for number, order in enumerate(wanted["orders"]):
+        tiles = [Tile(**one) for one in order["tiles"]]
+        try:
+            compiled = _best_of(Variant.from_json(order["variant"]), order["sm"], tiles)
+        except KernelError as err:
+            Path(wanted["folder"], f"{number}.refused").write_text(str(err))
+            return
+        kept.write(Path(wanted["folder"], str(number)), compiled)
 
 
-def _compiled(variant: Variant, sm: int, tile: Tile, ptx_version: int) -> tuple[Any, float]:
+def _best_of(variant: Variant, sm: int, tiles: list[Tile]) -> kept.Compiled:
+    """The first that fits into shared memory without spilling, else what fits and spills least."""
+    best: kept.Compiled | None = None
+    asked: dict[Tile, int] = {}
+    for tile in tiles:
+        source, seconds = _translated(variant, sm, tile)
+        asked[tile] = source.metadata.shared
+        if asked[tile] > SHARED_BYTES:
+            continue
+        compiled = _finished(variant, tile, source, seconds)
+        if best is None or compiled.facts.spilled_bytes < best.facts.spilled_bytes:
+            best = compiled
+        if best.facts.spilled_bytes == 0:
+            break
+    if best is None:
+        found = ", ".join(f"{shared} with tiles of {tile.queries} by {tile.keys}" for tile, shared in asked.items())
+        raise KernelError(
+            f"compile: {variant.name} for compute capability {sm / 10:.1f} needs more shared memory than the {SHARED_BYTES} "
+            f"bytes that a launch gets without asking: {found}; choose smaller tiles or a smaller head"
+        )
+    return best
+
+
+def _finished(variant: Variant, tile: Tile, source: Any, seconds: float) -> kept.Compiled:
+    names, shared = definition_of(variant.kernel).kernel.arg_names, source.metadata.shared
+    start = time.monotonic()
+    assembled = assemble(own_ptx(source.asm["ptx"], variant.name, len(launched_arguments(names, variant))))
+    facts = facts_of(assembled, tile, shared, seconds + time.monotonic() - start)
+    return kept.Compiled(launch_of(variant, names, tile, assembled.ptx, shared), assembled.ptx, assembled.cubin, facts)
+
+
+def _translated(variant: Variant, sm: int, tile: Tile) -> tuple[Any, float]:
+    """What Triton makes of a variant, and the seconds it took."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -61,7 +96,7 @@ def _compiled(variant: Variant, sm: int, tile: Tile, ptx_version: int) -> tuple[
             signature[name] = "constexpr"
             settled[place,] = constants[name] if name in constants else _settled(name, all_arguments[name])
     start = time.monotonic()
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, "ptx_version": ptx_version}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "ptx_version": PTX_VERSIONS[sm]}
     source = ASTSource(definition.kernel, signature, settled, known)
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options), time.monotonic() - start
 

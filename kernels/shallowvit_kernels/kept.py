@@ -1,7 +1,7 @@
 """Compiled kernels in a folder each, named by a digest of all that they were made from.
 
 A folder is written beside its place and renamed, so two processes at once do no harm, and one whose files aren't what its
-digests say counts as missing. A newcomer's trap: a changed line in a kernel's file, or in one that it imports, is another digest.
+digests say counts as missing. A newcomer's trap: a changed line in a kernel's file, or in one it imports, is another digest.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING
 from .assembly import Facts, tool_versions
 from .errors import KernelError
 from .launches import Launch, launch_from_json
+from .records import Tile
 
 if TYPE_CHECKING:
-    from .records import Kernel, Tile, Variant
+    from collections.abc import Sequence
+
+    from .records import Kernel, Variant
 
 __all__ = ["Compiled", "folder_of", "read", "sources_of", "write"]
 
@@ -47,12 +50,12 @@ class Compiled:
     facts: Facts
 
 
-def folder_of(variant: Variant, sm: int, tile: Tile) -> Path:
+def folder_of(variant: Variant, sm: int, tiles: Sequence[Tile]) -> Path:
     """Return where a variant's code is kept: below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     digest = hashlib.sha256()
     for path in sources_of(variant.kernel):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    made_from = [variant.to_json(), sm, asdict(tile), *tool_versions(sm)]
+    made_from = [variant.to_json(), sm, [asdict(one) for one in tiles], *tool_versions(sm)]
     digest.update(json.dumps(made_from, sort_keys=True).encode())
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root, "shallowvit", "kernels", digest.hexdigest()[:32])
@@ -81,11 +84,12 @@ def read(folder: Path) -> Compiled | None:
         record = json.loads((folder / "facts.json").read_text())
         if record.pop("sha256") != _digests(files):
             return None
+        facts = Facts(tile=Tile(**record.pop("tile")), **record)
         return Compiled(
             launch_from_json(files["launch.json"].decode()),
             files["kernel.ptx"].decode(),
             files["kernel.cubin"],
-            Facts(**record),
+            facts,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, KernelError):
         return None
@@ -103,8 +107,8 @@ def write(folder: Path, compiled: Compiled) -> None:
         beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     except OSError as err:
         raise KernelError(
-            f"compile: {folder.parent} can't be written ({err.strerror}), and compiled kernels are kept there; set XDG_CACHE_HOME "
-            "to a folder that can"
+            f"compile: {folder.parent} can't be written ({err.strerror}), and compiled kernels are kept there; set "
+            "XDG_CACHE_HOME to a folder that can"
         ) from err
     try:
         for name, content in files.items():

@@ -55,14 +55,15 @@ def own_ptx(ptx: str, name: str, parameters: int) -> str:
     lines = entry["parameters"].rstrip().split(",\n")
     if len(lines) != parameters + _SCRATCH_POINTERS:
         raise KernelError(
-            f"ptx: {entry['name']} has {len(lines)} parameters, and {parameters} and {_SCRATCH_POINTERS} for scratch memory are "
-            "expected; this version of Triton passes others"
+            f"ptx: {entry['name']} has {len(lines)} parameters, and {parameters} and {_SCRATCH_POINTERS} for scratch "
+            "memory are expected; this version of Triton passes others"
         )
     body = ptx[entry.end() :]
     for index in range(parameters, len(lines)):
         if re.search(rf"\b{entry['name']}_param_{index}\b", body):
             raise KernelError(
-                f"ptx: {entry['name']} reads scratch memory (parameter {index}), which TensorRT doesn't pass; choose smaller tiles"
+                f"ptx: {entry['name']} reads scratch memory (parameter {index}), which TensorRT doesn't pass; choose "
+                "smaller tiles"
             )
     ptx = ptx[: entry.start("parameters")] + ",\n".join(lines[:parameters]) + ptx[entry.end("parameters") :]
     return re.sub(rf"\b{entry['name']}(?=(?:_param_\d+)?\b)", name, ptx)

@@ -15,7 +15,7 @@ from .records import Dtype, Tile
 if TYPE_CHECKING:
     from .records import Variant
 
-__all__ = ["LARGEST_HEAD", "SHARED_BYTES", "TARGETS", "check_target", "padded", "precision_for", "tile_for"]
+__all__ = ["LARGEST_HEAD", "SHARED_BYTES", "TARGETS", "check_target", "padded", "precision_for", "tile_for", "tiles_for"]
 
 # Compute capabilities that Triton's compiler finishes; others (101, 88) end its process.
 TARGETS = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
@@ -63,6 +63,15 @@ def tile_for(variant: Variant, sm: int) -> Tile:
     return Tile(tile.queries, tile.keys, tile.warps, 1) if 90 <= sm < 120 else tile
 
 
+def tiles_for(variant: Variant, sm: int) -> tuple[Tile, ...]:
+    """Return the tiles to try for a variant, largest first: ``tile_for``'s, then smaller ones."""
+    first = tile_for(variant, sm)
+    area = first.queries * first.keys
+    smaller = [one for one in _SMALLER if one.queries * one.keys <= area and one != first]
+    return (first, *smaller)
+
+
+_SMALLER = (Tile(16, 16, 4, 1),)
 _TILES = {
     False: {
         16: Tile(64, 64, 4, 2),
