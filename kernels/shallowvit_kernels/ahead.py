@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from . import kept
 from .errors import KernelError
 from .kept import Compiled
+from .targets import pick_targets
 from .tiles import check_target, tiles_for
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .records import Tile, Variant
 
-__all__ = ["Compiled", "Request", "compile_variant", "compile_variants"]
+__all__ = ["Compiled", "Request", "compile_variant", "compile_variants", "pick_targets"]
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,17 @@ def compile_variants(requests: Sequence[Request]) -> tuple[Compiled, ...]:
     Raises:
         KernelError: a target or type isn't known, no tile fits into shared memory, Triton isn't there, or the compiler fails.
     """
-    orders = []
-    for one in requests:
-        check_target(one.sm, one.variant.dtype)
-        orders.append(_Order(one.variant, one.sm, (one.tile,) if one.tile else tiles_for(one.variant, one.sm)))
-    folders = {one: kept.folder_of(one.variant, one.sm, one.tiles) for one in orders}
-    found = {one: kept.read(folder) for one, folder in folders.items()}
-    result = {one: known for one, known in found.items() if known is not None}
-    missing = [one for one in found if one not in result]
-    for one, compiled in zip(missing, _compiled(missing), strict=True):
-        kept.write(folders[one], compiled)
-        result[one] = compiled
-    return tuple(result[one] for one in orders)
+    for request in requests:
+        check_target(request.sm, request.variant.dtype)
+    orders = [_Order(one.variant, one.sm, (one.tile,) if one.tile else tiles_for(one.variant, one.sm)) for one in requests]
+    folders = {order: kept.folder_of(order.variant, order.sm, order.tiles) for order in orders}
+    found = {order: kept.read(folder) for order, folder in folders.items()}
+    result = {order: known for order, known in found.items() if known is not None}
+    missing = [order for order in found if order not in result]
+    for order, compiled in zip(missing, _compiled(missing), strict=True):
+        kept.write(folders[order], compiled)
+        result[order] = compiled
+    return tuple(result[order] for order in orders)
 
 
 def _compiled(orders: list[_Order]) -> Iterator[Compiled]:

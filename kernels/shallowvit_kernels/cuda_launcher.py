@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .tensors import TensorSpec
 
-__all__ = ["CudaKernel", "LaunchablePtx", "load_kernel", "read_kernel"]
+__all__ = ["CudaKernel", "LaunchablePtx", "gpu_capability", "load_kernel", "read_kernel"]
 
 _TYPES = {Dtype.FP32: np.dtype(np.float32), Dtype.FP16: np.dtype(np.float16), Dtype.BF16: np.dtype(np.uint16)}
 _FREE_SHARED_BYTES = 48 * 1024  # a launch has to ask for more
@@ -56,9 +56,18 @@ def load_kernel(kernels: Sequence[LaunchablePtx]) -> CudaKernel:
     Raises:
         KernelError: no PyCUDA, no GPU, none of the kernels is for it, or its driver doesn't compile the PTX.
     """
-    cuda = _pycuda()
-    major, minor = cuda.Context.get_device().compute_capability()
-    return CudaKernel(cuda, kernels[choose_launch([one.launch for one in kernels], 10 * major + minor)])
+    place = choose_launch([one.launch for one in kernels], gpu_capability())
+    return CudaKernel(_pycuda(), kernels[place])
+
+
+def gpu_capability() -> int:
+    """Return the first GPU's compute capability, as 86 for 8.6.
+
+    Raises:
+        KernelError: no PyCUDA, or no GPU.
+    """
+    major, minor = _pycuda().Context.get_device().compute_capability()
+    return 10 * int(major) + int(minor)
 
 
 class CudaKernel:
@@ -153,7 +162,11 @@ def _check_array(spec: TensorSpec, array: np.ndarray) -> None:
 def _pycuda() -> Any:
     """Return ``pycuda.driver`` with the first GPU's primary context, which is torch's and TensorRT's too."""
     try:
-        importlib.import_module("pycuda.autoprimaryctx")
-        return importlib.import_module("pycuda.driver")
+        driver = importlib.import_module("pycuda.driver")
     except ImportError as err:
         raise KernelError(f"launch: PyCUDA can't be imported ({err}); pip install pycuda, which needs nvcc on PATH") from err
+    try:
+        importlib.import_module("pycuda.autoprimaryctx")
+    except driver.Error as err:
+        raise KernelError(f"launch: no GPU answers ({err}); run this where there is one") from err
+    return driver
