@@ -22,7 +22,10 @@ __all__ = ["kernel_tables", "latest", "tables_from_rows"]
 RESULTS = Path(__file__).parent / "results" / "attention_kernels.jsonl"
 _KEY = ("kind", "variant", "dtype", "head_size", "sm", "model", "pattern", "attention", "tokens", "batch", "side", "gpu")
 _USUAL_HEAD = 64
-_NO_SPEED = "### Speed\n\nNot measured: no row was taken on a GPU. `python benchmarks/attention_kernels.py` takes them where there is one.\n"
+_NO_SPEED = (
+    "### Speed\n\nNot measured, since no row was taken on a GPU. `python benchmarks/attention_kernels.py` takes them where one "
+    "is at hand.\n"
+)
 
 
 def kernel_tables() -> str:
@@ -73,9 +76,10 @@ def _variants(rows: Sequence[Row]) -> str:
             ]
         )
     return (
-        f"### What the compiler made of each kernel\n\nHeads of {_USUAL_HEAD}, over the compute capabilities it was compiled for: "
+        f"### What the compiler made of each kernel\n\nHeads of {_USUAL_HEAD}, over the GPUs it was compiled for: "
         "smallest to largest. Registers and spills are a thread's, shared memory a block's; warps are those a multiprocessor "
-        "holds at once, worked out from registers, shared memory and the limits of its generation.\n\n"
+        "holds at once, worked out from registers, shared memory and the limits of its generation (of 10.0 to 11.0 at most: "
+        "their tensor memory isn't counted).\n\n"
         + _table(
             [
                 "variant",
@@ -117,8 +121,8 @@ def _generations(rows: Sequence[Row]) -> str:
         return ""
     head = ["type", "GPU", "tile", "threads", "registers", "shared KiB", "instructions", "of tensor cores"]
     return (
-        f"### Plain attention on each GPU\n\nHeads of {_USUAL_HEAD}. The tile is queries by keys; *exact* code runs on that compute "
-        "capability alone.\n\n" + _table([*head, "blocks a multiprocessor", "limited by", "PTX"], lines)
+        f"### Plain attention on each GPU\n\nHeads of {_USUAL_HEAD}. The tile is queries by keys; *exact* code runs there "
+        "alone, other code on later GPUs too.\n\n" + _table([*head, "blocks a multiprocessor", "limited by", "PTX"], lines)
     )
 
 
@@ -170,9 +174,9 @@ def _memory(rows: Sequence[Row]) -> str:
     failed = dict.fromkeys(row["reason"] for row in own if row["status"] == "failed")
     first = own[0]
     return (
-        "### Memory of an engine\n\nActivation memory in MiB at batch 8, as TensorRT-RTX gives it when it builds: four blocks as "
-        f"wide as VideoMAE-S ({first['width']}, {first['heads']} heads), attention by TensorRT and by our kernel. *Gated* is the "
-        "fp16 graph with a gate of ones on its probabilities, which TensorRT doesn't fuse.\n\n"
+        "### Memory of an engine\n\nActivation memory in MiB at batch 8, as TensorRT-RTX gives it when it builds: 4 "
+        f"blocks as wide as VideoMAE-S ({first['width']}, {first['heads']} heads), by TensorRT and by our kernel. *Gated* is "
+        "the fp16 graph with a gate of ones on its probabilities, which TensorRT doesn't fuse.\n\n"
         + _table(
             ["tokens", "graph", "fused by TensorRT", "by our kernel", "MiB, TensorRT", "MiB, our kernel", "TensorRT : ours"],
             lines,
@@ -203,8 +207,8 @@ def _speed(rows: Sequence[Row]) -> str:
             reasons.setdefault(f"{row['side']}: {row['status']}: {row['reason']}", []).append(row["variant"])
     head = ["GPU", "variant", "type", "head size", "tokens", "batch", "floor of bytes, ms", "floor of operations, ms"]
     return (
-        "### Speed\n\nMilliseconds: the median (10th to 90th percentile), then the memory in MiB beyond the inputs, then the error "
-        "(root mean square, relative to fp32).\n\n"
+        "### Speed\n\nMilliseconds: the median (10th to 90th percentile), then the memory in MiB beyond the inputs, then the "
+        "error (root mean square, relative to fp32).\n\n"
         + _table([*head, *sides], lines)
         + "".join(f"\n- {reason} ({', '.join(dict.fromkeys(where))})" for reason, where in reasons.items())
         + "\n"

@@ -38,8 +38,8 @@ RESULTS = Path(__file__).parent / "results" / "attention_kernels.jsonl"
 PARTS = ("compile", "memory", "speed")
 TOKENS = (196, 784, 1568, 3136)
 _PACKAGES = ("torch", "triton", "tensorrt_rtx_cu13")
-# So small that a test runs it: 196 tokens in a model of one block, and one kernel for one GPU.
-_QUICK_MODEL = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 1}
+# So small that a test runs it: 196 tokens in a model of two narrow blocks, and one kernel for one GPU.
+_QUICK_MODEL = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
+from attention_kernel_tables import kernel_tables
 from coverage_tables import coverage_table
 from engine_tables import engine_tables
 from families_table import families_table
@@ -314,6 +315,7 @@ PARTS = {
     "providers": provider_table,
     "remote": remote_table,
     "sides": sides_table,
+    "kernels": kernel_tables,
 }
 PAGES = (
     "demo-model.md",
@@ -325,6 +327,7 @@ PAGES = (
     "engines.md",
     "providers.md",
     "families.md",
+    "kernels.md",
 )
 
 

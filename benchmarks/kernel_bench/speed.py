@@ -188,7 +188,10 @@ def _failed(err: Exception) -> Row:
     reason = (lines or [type(err).__name__])[0][:300]
     if isinstance(err, torch.OutOfMemoryError):
         return {"status": "out of memory", "reason": reason}
-    return {"status": "refused" if "No available kernel" in reason else "failed", "reason": reason}
+    return {"status": "refused" if any(words in reason for words in _NO_KERNEL) else "failed", "reason": reason}
+
+
+_NO_KERNEL = ("No available kernel", "No viable backend")  # of SDPA, on a GPU and elsewhere
 
 
 def _rounded(row: Row) -> Row:
