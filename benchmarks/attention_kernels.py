@@ -15,6 +15,7 @@ import argparse
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 import random
 import sys
@@ -123,6 +124,8 @@ def measure_memory(rows: Rows, given: argparse.Namespace) -> None:
 
 def measure_speed(rows: Rows, given: argparse.Namespace, device: str) -> None:
     """Every side of every shape on a GPU."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise SystemExit("speed: TRITON_INTERPRET=1 would run our kernels on the CPU; unset it and start again")
     from kernel_bench.speed import CudaClock, measure
 
     clock = CudaClock(device)
@@ -130,6 +133,7 @@ def measure_speed(rows: Rows, given: argparse.Namespace, device: str) -> None:
     shapes = list(shapes_of(given.only, sizes))
     for shape in shapes[:1] if given.quick else shapes:
         rows.take(measure(shape, clock, 3 if given.quick else given.rounds, random.randrange(2**31)))
+        clock.release()
 
 
 def _installed(package: str) -> bool:

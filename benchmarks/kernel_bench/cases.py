@@ -213,7 +213,10 @@ def _flex_side(variant: Variant, given: Inputs, compiled: bool) -> Callable[[], 
             return (1 - gate) * found + gate * (given["positions"] @ v)
         return found
 
-    return torch.compile(run, dynamic=False) if compiled else run
+    if not compiled:
+        return run
+    torch._dynamo.reset()  # behind a few shapes it would give up on compiling, and compute unfused without a word
+    return torch.compile(run, dynamic=False, fullgraph=True)
 
 
 def _score_change(variant: Variant, given: Inputs) -> Callable[..., torch.Tensor] | None:

@@ -6,6 +6,7 @@ replayed; what can't be captured is called, and its row says so.
 
 from __future__ import annotations
 
+import gc
 import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,6 +62,7 @@ class CudaClock:
         found = torch.cuda.get_device_properties(device)
         self.gpu = found.name
         cache = _FLUSHED_CACHES * getattr(found, "L2_cache_size", 0)
+        self._pool = torch.cuda.graph_pool_handle()  # one for all graphs: no output of a replay is kept
         self._flush = torch.empty(max(cache, _FLUSHED_AT_LEAST), dtype=torch.uint8, device=device)
 
     def captured(self, run: Run) -> tuple[Callable[[], object], str]:
@@ -76,7 +78,7 @@ class CudaClock:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self._pool):
                 run()
         except torch.OutOfMemoryError:
             raise
@@ -109,6 +111,13 @@ class CudaClock:
         torch.cuda.synchronize()
         del kept
         return torch.cuda.max_memory_allocated() - before
+
+    def release(self) -> None:
+        """Give memory back that the last case left, behind one that ran out of it above all."""
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def measure(shape: Shape, clock: Clock, rounds: int, seed: int) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from attention_kernel_tables import latest, tables_from_rows
-from attention_kernels import Rows, Sizes, device_of, shapes_of
+from attention_kernels import Rows, Sizes, device_of, measure_speed, shapes_of
 from kernel_bench.cases import CASES, DECOMPOSED, OURS, Shape, decomposed, inputs_for, sides_of, variant_of
 from kernel_bench.compiled import Group, compile_rows, planned
 from kernel_bench.floors import floors_of, goals_of, target_of_gpu
@@ -269,6 +270,29 @@ def test_measure_memory_that_runs_out_is_a_row_and_others_are_measured():
     assert (rows[OURS]["status"], "2.00 GiB" in rows[OURS]["reason"]) == ("out of memory", True)
     assert "median_ms" not in rows[OURS]
     assert rows["SDPA math"]["status"] == "measured"
+
+
+@pytest.mark.gpu
+def test_script_on_a_gpu_times_our_kernel_and_the_decomposed_graph(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    path = tmp_path / "rows.jsonl"
+    command = [sys.executable, str(SCRIPT), "--quick", "--parts", "speed", "--only", "plain", "--append", str(path)]
+    # the interpreter is for tests without a GPU
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=clean)
+    assert done.returncode == 0, done.stderr
+    rows = {row["side"]: row for row in map(json.loads, path.read_text().splitlines())}
+    assert {rows[OURS]["status"], rows[DECOMPOSED]["status"], rows["FlexAttention"]["status"]} == {"measured"}
+    assert rows[OURS]["peak_mib"] < rows[DECOMPOSED]["peak_mib"]
+    assert rows[OURS]["relative_error"] < 1e-5
+    assert "against the decomposed graph" in done.stdout
+
+
+def test_measure_speed_in_the_interpreter_is_refused(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit, match="speed: TRITON_INTERPRET=1 would run our kernels on the CPU; unset it"):
+        measure_speed(None, None, "cuda:0")
 
 
 def test_error_of_what_is_not_finite_is_infinite():
