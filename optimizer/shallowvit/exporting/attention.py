@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 
     from .values import Dim
 
-__all__ = ["AttentionSite", "Left", "MaskTerm", "UnfitError", "find_sites"]
+__all__ = [
+    "AttentionSite",
+    "Left",
+    "MaskTerm",
+    "ScoresWalk",
+    "UnfitError",
+    "check_shapes",
+    "find_sites",
+    "is_attention",
+    "is_product",
+    "nan_guard",
+    "one_type",
+    "passes",
+    "scores_place",
+    "step_back",
+]
 
 _DEEP = 16  # nodes between a softmax and its products, at most
 
@@ -99,7 +114,7 @@ class UnfitError(Exception):
 
 
 @dataclass
-class _Walk:
+class ScoresWalk:
     """What is gathered on the way from the softmax back to the first MatMul."""
 
     factor: float = 1.0
@@ -114,7 +129,7 @@ def find_sites(model: onnx_ir.Model) -> tuple[list[AttentionSite], list[Left]]:
     sites: list[AttentionSite] = []
     left: list[Left] = []
     for node in model.graph:
-        if node.op_type == "Softmax" and node.domain in ("", "ai.onnx") and _is_attention(node):
+        if node.op_type == "Softmax" and node.domain in ("", "ai.onnx") and is_attention(node):
             try:
                 sites.append(_site(node))
             except UnfitError as err:
@@ -126,31 +141,32 @@ def _name(node: onnx_ir.Node) -> str:
     return node.name or node.outputs[0].name or ""
 
 
-def _is_attention(softmax: onnx_ir.Node) -> bool:
+def is_attention(softmax: onnx_ir.Node) -> bool:
     """Whether a product of two computed matrices leads to the softmax and its result to another product."""
     level, found = [softmax.inputs[0]], False
     for _ in range(_DEEP):
         producers = [node for value in level if value is not None and (node := value.producer()) is not None]
-        found = found or any(_is_product(node) for node in producers)
+        found = found or any(is_product(node) for node in producers)
         level = [value for node in producers if not _is_weighted(node) for value in node.inputs][:_DEEP]
     if not found:
         return False
     values = list(softmax.outputs)
     for _ in range(_DEEP // 2):
         users = [user for value in values for user, _ in value.uses()]
-        if any(_is_product(user) for user in users):
+        if any(is_product(user) for user in users):
             return True
         values = [output for user in users if not _is_weighted(user) for output in user.outputs][:_DEEP]
     return False
 
 
-def _is_product(node: onnx_ir.Node) -> bool:
+def is_product(node: onnx_ir.Node) -> bool:
+    """Whether it multiplies two computed matrices."""
     return node.op_type == "MatMul" and all(constant_of(value) is None for value in node.inputs)
 
 
 def _is_weighted(node: onnx_ir.Node) -> bool:
     """A layer with weights of its own: behind it another part of the model begins."""
-    return node.op_type in ("Conv", "Gemm", "LayerNormalization") or (node.op_type == "MatMul" and not _is_product(node))
+    return node.op_type in ("Conv", "Gemm", "LayerNormalization") or (node.op_type == "MatMul" and not is_product(node))
 
 
 def _site(softmax: onnx_ir.Node) -> AttentionSite:
@@ -160,7 +176,7 @@ def _site(softmax: onnx_ir.Node) -> AttentionSite:
     if axis not in (-1, len(dims_of(scores)) - 1):
         raise UnfitError(f"the softmax is over axis {axis}, not over the keys")
     second, guarded = _second(softmax)
-    walk = _Walk()
+    walk = ScoresWalk()
     first = _first(scores, walk)
     left, right, value = first.inputs[0], first.inputs[1], second.inputs[1]
     assert left is not None
@@ -168,11 +184,11 @@ def _site(softmax: onnx_ir.Node) -> AttentionSite:
     assert value is not None
     query, left_scale = without_scale(left)
     key, permutation, right_scale = untransposed(right)
-    query, key, value = _one_type(query, key, value, walk)
+    query, key, value = one_type(query, key, value, walk)
     scale = walk.factor * left_scale * right_scale
     if not scale > 0:
         raise UnfitError(f"the scores are scaled by {scale:g}, and an Attention node takes only a positive scale")
-    _check_shapes(query, key, permutation, value)
+    check_shapes(query, key, permutation, value)
     if len(dims_of(query)) == 5 and (walk.masks or walk.head_scale is not None):
         raise UnfitError("the scores have five dimensions and a mask or a scale of each head")
     return AttentionSite(
@@ -200,7 +216,7 @@ def _second(softmax: onnx_ir.Node) -> tuple[onnx_ir.Node, bool]:
         if value.is_graph_output():
             raise UnfitError("the probabilities are an output of the graph")
         users = list(dict.fromkeys(user for user, _ in value.uses()))
-        guard = _nan_guard(value, users)
+        guard = nan_guard(value, users)
         if guard is not None:
             value, guarded = guard.outputs[0], True
             continue
@@ -209,16 +225,16 @@ def _second(softmax: onnx_ir.Node) -> tuple[onnx_ir.Node, bool]:
             raise UnfitError(f"the probabilities are used by more than the product with the values: {kinds}")
         user = users[0]
         if user.op_type == "MatMul":
-            if user.inputs[0] is not value or not _is_product(user):
+            if user.inputs[0] is not value or not is_product(user):
                 raise UnfitError("the probabilities aren't the left side of a product with computed values")
             return user, guarded
-        if not (_passes(user) and user.inputs[0] is value):
+        if not (passes(user) and user.inputs[0] is value):
             raise UnfitError(f"{user.op_type} changes the probabilities between softmax and values")
         value = user.outputs[0]
     raise UnfitError(f"no product with the values within {_DEEP} nodes behind the softmax")
 
 
-def _nan_guard(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> onnx_ir.Node | None:
+def nan_guard(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> onnx_ir.Node | None:
     """``Where(IsNaN(p), 0, p)``, which torch writes behind a boolean mask before opset 23."""
     if {user.op_type for user in users} != {"IsNaN", "Where"} or len(users) != 2:
         return None
@@ -227,7 +243,7 @@ def _nan_guard(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> onnx_ir.Node 
     return where if fits and len(test.outputs[0].uses()) == 1 else None
 
 
-def _passes(node: onnx_ir.Node) -> bool:
+def passes(node: onnx_ir.Node) -> bool:
     """A node that hands its first input on: Identity, Dropout at inference, a Cast between float types."""
     if node.op_type == "Cast":
         return is_float(node.inputs[0]) and is_float(node.outputs[0])
@@ -238,7 +254,7 @@ def _passes(node: onnx_ir.Node) -> bool:
     return node.op_type == "Identity"
 
 
-def _first(scores: onnx_ir.Value, walk: _Walk) -> onnx_ir.Node:
+def _first(scores: onnx_ir.Value, walk: ScoresWalk) -> onnx_ir.Node:
     """Go back from the softmax's input to the MatMul of queries and keys."""
     value = scores
     for _ in range(_DEEP):
@@ -251,23 +267,23 @@ def _first(scores: onnx_ir.Value, walk: _Walk) -> onnx_ir.Node:
         if node is None:
             raise UnfitError("the softmax is over an input of the graph")
         if node.op_type == "MatMul":
-            if not _is_product(node):
+            if not is_product(node):
                 raise UnfitError("a product with weights changes the scores before the softmax")
             if walk.view is not None:
                 raise UnfitError("the scores are reshaped and not shaped back")
             return node
-        value = _step(node, value, walk)
+        value = step_back(node, value, walk)
     raise UnfitError(f"no product of queries and keys within {_DEEP} nodes before the softmax")
 
 
-def _step(node: onnx_ir.Node, value: onnx_ir.Value, walk: _Walk) -> onnx_ir.Value:
+def step_back(node: onnx_ir.Node, value: onnx_ir.Value, walk: ScoresWalk) -> onnx_ir.Value:
     """One node further back: note what it does to the scores, return what it does it to."""
-    inside = _scores_input(node)
+    inside = scores_place(node)
     if inside is None:
         raise UnfitError(f"{node.op_type} changes the scores before the softmax")
     scores = node.inputs[inside]
     assert scores is not None
-    if _passes(node):
+    if passes(node):
         return scores
     if node.op_type == "Reshape":
         _see_through(walk, dims_of(value), dims_of(scores))
@@ -288,9 +304,9 @@ def _step(node: onnx_ir.Node, value: onnx_ir.Value, walk: _Walk) -> onnx_ir.Valu
     return scores
 
 
-def _scores_input(node: onnx_ir.Node) -> int | None:
+def scores_place(node: onnx_ir.Node) -> int | None:
     """Which input of the node the scores come in by; None for a node that isn't understood."""
-    if _passes(node) or node.op_type == "Reshape":
+    if passes(node) or node.op_type == "Reshape":
         return 0
     if node.op_type not in ("Add", "Mul", "Div", "Where"):
         return None
@@ -301,19 +317,19 @@ def _scores_input(node: onnx_ir.Node) -> int | None:
             producer = value.producer() if value is not None else None
             if producer is None:
                 break
-            if _is_product(producer):
+            if is_product(producer):
                 return place
             if producer.op_type in ("Add", "Mul", "Div", "Where"):
-                inner = _scores_input(producer)
+                inner = scores_place(producer)
                 value = None if inner is None else producer.inputs[inner]
-            elif _passes(producer) or producer.op_type == "Reshape":
+            elif passes(producer) or producer.op_type in ("Reshape", "Tanh"):
                 value = producer.inputs[0]
             else:
                 break
     return None
 
 
-def _see_through(walk: _Walk, outer: tuple[Dim, ...], inner: tuple[Dim, ...]) -> None:
+def _see_through(walk: ScoresWalk, outer: tuple[Dim, ...], inner: tuple[Dim, ...]) -> None:
     """A view of windows or of grids apart, see ``MaskTerm.view``, or the way back out of it."""
     if walk.view is None:
         windows = len(inner) == 5 and outer[1:] == inner[2:]
@@ -331,7 +347,7 @@ def _product(dims: tuple[Dim, ...]) -> int | None:
     return math.prod(dim for dim in dims if isinstance(dim, int)) if all(isinstance(dim, int) for dim in dims) else None
 
 
-def _scale(walk: _Walk, kind: str, inside: int, other: onnx_ir.Value) -> None:
+def _scale(walk: ScoresWalk, kind: str, inside: int, other: onnx_ir.Value) -> None:
     number = scalar_of(other)
     if number is not None and number != 0:
         walk.factor *= 1 / number if kind == "Div" else number
@@ -343,8 +359,8 @@ def _scale(walk: _Walk, kind: str, inside: int, other: onnx_ir.Value) -> None:
     walk.head_scale = other
 
 
-def _one_type(
-    query: onnx_ir.Value, key: onnx_ir.Value, value: onnx_ir.Value, walk: _Walk
+def one_type(
+    query: onnx_ir.Value, key: onnx_ir.Value, value: onnx_ir.Value, walk: ScoresWalk
 ) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value]:
     """Look behind casts where queries, keys and values aren't of one type: the fused kernel widens products itself."""
     found = (query, key, value)
@@ -365,7 +381,7 @@ def _uncast(value: onnx_ir.Value) -> onnx_ir.Value:
     return inner if inner is not None and is_float(inner) else value
 
 
-def _check_shapes(query: onnx_ir.Value, key: onnx_ir.Value, permutation: tuple[int, ...], value: onnx_ir.Value) -> None:
+def check_shapes(query: onnx_ir.Value, key: onnx_ir.Value, permutation: tuple[int, ...], value: onnx_ir.Value) -> None:
     """One node takes [B, heads, N, d] each with the same batch and heads; MatMul would broadcast them."""
     q, v = dims_of(query), dims_of(value)
     k = tuple(dims_of(key)[axis] for axis in permutation) if len(dims_of(key)) == len(permutation) else ()

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from .attention import AttentionSite
     from .values import Dim
 
-__all__ = ["ATTENTION_OPSET", "FusedAttention", "fuse_attention"]
+__all__ = [
+    "ATTENTION_OPSET",
+    "FusedAttention",
+    "fuse_attention",
+    "in_four_dimensions",
+    "out_of_four_dimensions",
+    "transposed",
+]
 
 ATTENTION_OPSET = 23
 _ATTENTION_IR_VERSION = 11  # onnx 1.18, which brought opset 23
@@ -109,27 +116,21 @@ def _replace(graph: onnx_ir.Graph, site: AttentionSite) -> None:
     query = site.query
     if site.head_scale is not None:
         query = emitter.op("Mul", [query, site.head_scale])
-    key, value = _transposed(emitter, site.key, site.key_permutation), site.value
-    inputs = [_in_four_dimensions(emitter, one) for one in (query, key, value)]
+    key, value = transposed(emitter, site.key, site.key_permutation), site.value
+    inputs = [in_four_dimensions(emitter, one) for one in (query, key, value)]
     dims = (*dims_of(inputs[0])[:-1], dims_of(inputs[2])[-1])
     if mask is not None:
         inputs.append(mask)
     # TensorRT-RTX 1.7 has no kernel for one head with a mask, but it has one for a single item of as many heads as the batch
     swap = mask is not None and dims[1] == 1
     if swap:
-        inputs = [_transposed(emitter, one, _HEADS_FIRST) for one in inputs]
+        inputs = [transposed(emitter, one, _HEADS_FIRST) for one in inputs]
     result = emitter.op(
         "Attention", inputs, {"scale": site.scale}, dims=(dims[1], dims[0], *dims[2:]) if swap else dims, name=site.softmax.name
     )
     if swap:
-        result = _transposed(emitter, result, _HEADS_FIRST)
-    rank = len(dims_of(query))
-    if rank == 3:
-        result = emitter.op("Squeeze", [result, emitter.constant([1])], dims=(dims[0], *dims[2:]))
-    elif rank == 5:
-        *apart, size = _fixed(*dims_of(query)[1:3], dims[-1])
-        shape = emitter.constant([0, *apart, -1, size])
-        result = emitter.op("Reshape", [result, shape], dims=(dims[0], *apart, *dims[2:]))
+        result = transposed(emitter, result, _HEADS_FIRST)
+    result = out_of_four_dimensions(emitter, result, query)
     assert output.dtype is not None
     result = emitter.cast(result, output.dtype)
     emitter.insert_before(site.second)
@@ -139,14 +140,27 @@ def _replace(graph: onnx_ir.Graph, site: AttentionSite) -> None:
     result.name = name
 
 
-def _transposed(emitter: Emitter, key: onnx_ir.Value, permutation: tuple[int, ...]) -> onnx_ir.Value:
+def transposed(emitter: Emitter, key: onnx_ir.Value, permutation: tuple[int, ...]) -> onnx_ir.Value:
+    """Emit a Transpose, where it changes the order."""
     if permutation == tuple(range(len(permutation))):
         return key
     dims = [dims_of(key)[axis] for axis in permutation]
     return emitter.op("Transpose", [key], {"perm": permutation}, dims=dims)
 
 
-def _in_four_dimensions(emitter: Emitter, value: onnx_ir.Value) -> onnx_ir.Value:
+def out_of_four_dimensions(emitter: Emitter, result: onnx_ir.Value, query: onnx_ir.Value) -> onnx_ir.Value:
+    """Give an output [B, heads, N, d] the dimensions that the queries had before ``in_four_dimensions``."""
+    dims, rank = dims_of(result), len(dims_of(query))
+    if rank == 3:
+        return emitter.op("Squeeze", [result, emitter.constant([1])], dims=(dims[0], *dims[2:]))
+    if rank == 5:
+        *apart, size = _fixed(*dims_of(query)[1:3], dims[-1])
+        shape = emitter.constant([0, *apart, -1, size])
+        return emitter.op("Reshape", [result, shape], dims=(dims[0], *apart, *dims[2:]))
+    return result
+
+
+def in_four_dimensions(emitter: Emitter, value: onnx_ir.Value) -> onnx_ir.Value:
     """[B, N, d] -> [B, 1, N, d], as three dimensions mean something else to the node; [B, a, b, N, d] -> [B, a * b, N, d]."""
     dims = dims_of(value)
     if len(dims) == 3:

@@ -46,8 +46,12 @@ def drop_neutral_masks(model: onnx_ir.Model) -> int:
     return dropped
 
 
-def additive_mask(emitter: Emitter, site: AttentionSite, dtype: onnx_ir.DataType) -> onnx_ir.Value | None:
+def additive_mask(
+    emitter: Emitter, site: AttentionSite, dtype: onnx_ir.DataType, *, spread: bool = True
+) -> onnx_ir.Value | None:
     """Emit the sum of the site's masks, [1 or B, 1 or heads, N, M] in ``dtype``; None where it comes to nothing.
+
+    Without ``spread`` N and M may be 1 as well.
 
     Raises:
         UnfitError: a mask's shape isn't known well enough to be spread over queries and keys.
@@ -58,7 +62,7 @@ def additive_mask(emitter: Emitter, site: AttentionSite, dtype: onnx_ir.DataType
             continue
         value = _in_scores_dims(emitter, _sum_term(emitter, term, dtype), term, site)
         total = value if total is None else emitter.op("Add", [total, value], dims=_broadcast(total, value))
-    return None if total is None else _spread(emitter, total, site)
+    return total if total is None or not spread else _spread(emitter, total, site)
 
 
 def narrowed(emitter: Emitter, mask: onnx_ir.Value, dtype: onnx_ir.DataType) -> onnx_ir.Value:
