@@ -50,7 +50,7 @@ class WallClock:
 
 
 def _tiny(name, dtype=Dtype.FP32):
-    return replace(PLAIN, case=BY_NAME[name], dtype=dtype, tokens=20, batch=1, head_size=256)
+    return replace(PLAIN, case=BY_NAME[name], dtype=dtype, tokens=12, batch=1, head_size=256)
 
 
 def _speed(side, median_ms, **changes):
@@ -254,7 +254,7 @@ def test_measure_makes_a_row_of_every_side():
     assert ours["p10_ms"] <= ours["median_ms"] <= ours["p90_ms"]
     assert ours["relative_error"] < 1e-5
     assert ours["card"] == "a100-80gb"
-    assert ours["peak_mib"] == round(2 * 3 * 20 * 256 * 4 / 2**20, 2)
+    assert ours["peak_mib"] == round(2 * 3 * 12 * 256 * 4 / 2**20, 2)
     assert rows["SDPA efficient"]["status"] == "refused"  # no such kernel on a CPU
     assert rows["SDPA efficient"]["reason"]
 
@@ -309,7 +309,7 @@ def test_summary_of_is_the_median_and_the_tenths():
 def test_inputs_for_positions_are_probabilities_with_a_gate_a_head():
     given = inputs_for(_tiny("positions"), "cpu", seed=1)
     assert list(given) == ["q", "k", "v", str(Modifier.POSITIONS), "gate"]
-    assert torch.allclose(given["positions"].sum(-1), torch.ones(1, 3, 20))
+    assert torch.allclose(given["positions"].sum(-1), torch.ones(1, 3, 12))
     assert given["gate"].shape == (3,)
 
 
