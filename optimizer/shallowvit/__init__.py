@@ -1,6 +1,6 @@
 """Make a vision transformer shallow and ship it.
 
-    load -> score -> plan -> prune -> export -> build -> verify
+    load -> score -> plan -> prune -> recover -> export -> build -> verify
 
 Each stage is a plain function that takes the record of the one before it. Nothing heavy is imported until a stage is used.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .inspecting import Inspection, inspect_model
     from .models import Changes, LoadedModel, load
     from .pruning import PlanConfig, PrunedModel, PruningPlan, plan, prune, save_pruned
+    from .recovery import RecoverConfig, recover
     from .scoring import BlockScores, ScoreConfig, score
 
 __version__ = "0.1.0"
@@ -33,6 +34,8 @@ _HOMES = {
     "plan": "pruning",
     "prune": "pruning",
     "save_pruned": "pruning",
+    "recover": "recovery",
+    "RecoverConfig": "recovery",
     "PlanConfig": "pruning",
     "PrunedModel": "pruning",
     "PruningPlan": "pruning",
@@ -56,6 +59,7 @@ __all__ = [
     "PlanConfig",
     "PrunedModel",
     "PruningPlan",
+    "RecoverConfig",
     "ScoreConfig",
     "ShallowvitError",
     "__version__",
@@ -65,6 +69,7 @@ __all__ = [
     "load",
     "plan",
     "prune",
+    "recover",
     "save_pruned",
     "score",
     "verify",

@@ -1,6 +1,8 @@
 """Gaps repaired in closed form: what is fitted, that it folds, and what is refused."""
 
 import copy
+import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,11 +10,15 @@ import torch
 
 import shallowvit
 from shallowvit import PlanConfig, ShallowvitError
+from shallowvit.cli.main import main
 from shallowvit.exporting.inputs import tensors_of_example
 from shallowvit.models.branch_probe import Call
+from shallowvit.recovery import RecoverConfig, pruned_from_folder
 from shallowvit.recovery.closed_form import RepairConfig, RepairMethod, repair_gaps
 from shallowvit.recovery.least_squares import Sums, fit_ridge
 from shallowvit.recovery.projections import Projection, _search, find_projections
+
+from ..conftest import save_video_model
 
 TIMM = "timm:vit_tiny_patch16_224?img_size=32&depth=4&embed_dim=48&num_heads=3&num_classes=5"
 
@@ -30,10 +36,9 @@ def _batches(model, count=6, size=8):
 
 @torch.no_grad()
 def _outputs(model, batches):
-    from shallowvit.exporting.inputs import with_tensors
     from shallowvit.models.outputs import tensors_in
 
-    return torch.cat([tensors_in(model.module(**with_tensors(model.example, batch)))[0] for batch in batches()])
+    return torch.cat([tensors_in(model.module(**batch))[0] for batch in batches()])
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +176,60 @@ def test_fit_ridge_noise_that_no_feature_explains_leaves_the_weights():
     fit = fit_ridge(fitted, held_out, start, ridges=(1e-6,))
     assert fit.ridge is None
     assert torch.equal(fit.weights, start)
+
+
+@pytest.fixture(scope="module")
+def pruned_folder(video_model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pruned") / "video"
+    shallowvit.save_pruned(_pruned(video_model, "1,3"), out)
+    return out
+
+
+def _run(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["shallowvit", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    written = capsys.readouterr()
+    return stopped.value.code or 0, written.out, written.err
+
+
+def test_recover_command_writes_a_repaired_folder_that_loads(pruned_folder, tmp_path, monkeypatch, capsys):
+    out, clips = tmp_path / "repaired", tmp_path / "clips.npz"
+    frames = np.random.default_rng(0).integers(0, 256, (24, 4, 16, 16, 3), dtype=np.uint8)
+    np.savez(clips, frames=frames)
+    words = (pruned_folder, "-o", out, "--data", clips, "--samples", "24", "--json")
+    code, printed, err = _run(monkeypatch, capsys, "recover", *words)
+    assert code == 0, err
+    record = json.loads(printed)
+    assert [(gap["block"], gap["target"]) for gap in record["gaps"]] == [(0, 1), (2, 3)]
+    assert record["inputs"] == 24
+    before, after = (shallowvit.load(str(folder)).module.state_dict() for folder in (pruned_folder, out))
+    fitted = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert fitted
+    assert all(".output.dense." in name for name in fitted)
+
+
+def test_recover_a_folder_of_another_teacher_is_told(pruned_folder, tmp_path_factory):
+    other = save_video_model(tmp_path_factory.mktemp("models") / "other", seed=5)
+    with pytest.raises(ShallowvitError, match=r"was pruned from weights .*; name the unpruned model with --teacher"):
+        pruned_from_folder(pruned_folder, f"hf:{other}")
+
+
+def test_recover_of_no_pruned_folder_is_told(tmp_path):
+    with pytest.raises(ShallowvitError, match=r"is no folder that shallowvit prune wrote \(no shallowvit\.json\)"):
+        pruned_from_folder(tmp_path)
+
+
+def test_recover_refuses_what_has_no_gaps(video_model):
+    with pytest.raises(ShallowvitError, match="no block was removed"):
+        whole = shallowvit.prune(video_model, shallowvit.plan(video_model))
+        shallowvit.recover(video_model, whole, RecoverConfig("demo:train"))
+    config = PlanConfig(remove="1", granularity="mlp")
+    halved = shallowvit.prune(video_model, shallowvit.plan(video_model, config=config))
+    with pytest.raises(ShallowvitError, match="halves of blocks were removed"):
+        shallowvit.recover(video_model, halved, RecoverConfig("demo:train"))
+
+
+def test_recover_config_too_few_items_is_told():
+    with pytest.raises(ShallowvitError, match="recover: 1 items in batches of 16; give 2 items or more"):
+        RecoverConfig("demo:train", samples=1)

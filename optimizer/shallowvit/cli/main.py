@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": ("shallowvit.cli.inspect", "Look at a model: stacks, inputs, outputs, and what removing each block would do."),
     "score": ("shallowvit.cli.score", "Score the blocks of a model: which matter, which could go."),
     "prune": ("shallowvit.cli.prune", "Remove blocks and save a model that stock transformers or timm loads."),
+    "recover": ("shallowvit.cli.recover", "Make good some of what removing blocks cost, in seconds and without labels."),
     "export": ("shallowvit.cli.export", "Run the line: score, plan, prune, export to ONNX, check, and write a bundle."),
     "build": ("shallowvit.cli.build", "Build a TensorRT engine into a bundle and prove that its attention is fused."),
     "kernels": ("shallowvit.cli.kernels", "List our attention kernels, or say which a bundle's attentions would get."),

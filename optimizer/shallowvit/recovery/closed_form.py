@@ -11,12 +11,11 @@ import copy
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import ShallowvitError
-from ..exporting.inputs import with_tensors
 from ..models.outputs import tensors_in
 from .least_squares import RIDGES, Fit, Sums, fit_ridge
 from .projections import Projection, find_projections
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
     from ..pruning import PrunedModel
 
-    Batches = Callable[[], Iterable[dict[str, torch.Tensor]]]
+    Batches = Callable[[], Iterable[dict[str, Any]]]
 
 __all__ = ["Repair", "RepairConfig", "RepairMethod", "RepairedGap", "repair_gaps"]
 
@@ -97,8 +96,8 @@ def repair_gaps(teacher: LoadedModel, pruned: PrunedModel, batches: Batches, con
     Args:
         teacher: The unpruned model, which ``pruned`` was made from.
         pruned: Left as it is; a copy is repaired.
-        batches: Called once a gap: yields the same batches each time, tensors [B, ...] by input, as ``tensors_of_example``
-            names them. Two batches at least, since some are held out.
+        batches: Called once a gap: yields the keyword arguments of the same forwards each time, as ``forward_arguments``
+            makes them. Two at least, since some are held out.
         config: See ``RepairConfig``.
 
     Raises:
@@ -113,7 +112,7 @@ def repair_gaps(teacher: LoadedModel, pruned: PrunedModel, batches: Batches, con
     module = copy.deepcopy(pruned.model.module)
     model = replace(pruned.model, module=module)
     projections = find_projections(model)
-    count = sum(len(next(iter(batch.values()))) for batch in batches())
+    count = sum(len(batch[model.input_spec.name]) for batch in batches())
     found = []
     for path, block, target in _gaps(pruned):
         projection = projections[path]
@@ -199,7 +198,7 @@ class _Gap:
         return torch.cat([torch.eye(channels), *offset]).double()
 
     @torch.no_grad()
-    def _tokens(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tokens(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Features [tokens, F] of the layer and what it should answer [tokens, C] for the block to hand on the target."""
         seen: dict[str, torch.Tensor] = {}
         handles = [
@@ -209,7 +208,7 @@ class _Gap:
         ]
         try:
             for model in (self._student, self._teacher):
-                model.module(**with_tensors(model.example, batch))
+                model.module(**batch)
         finally:
             for handle in handles:
                 handle.remove()
