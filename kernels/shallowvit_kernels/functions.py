@@ -58,6 +58,10 @@ class _Body:
     def times(self, value: onnx_ir.Value, number: float, dtype: onnx_ir.DataType = onnx_ir.DataType.FLOAT) -> onnx_ir.Value:
         return value if number == 1 else self.op("Mul", value, self.constant(float(number), dtype))
 
+    def not_zero(self, value: onnx_ir.Value) -> onnx_ir.Value:
+        """Zeros as ones, since what is divided by them is zero too."""
+        return self.op("Where", self.op("Equal", value, self.constant(0.0)), self.constant(1.0), value)
+
     def last_swapped(self, value: onnx_ir.Value) -> onnx_ir.Value:
         return self.op("Transpose", value, perm=(0, 1, 3, 2))
 
@@ -195,8 +199,7 @@ def _modified(
         probabilities = body.op("Mul", probabilities, operands[Modifier.PROBABILITY_MASK])
         if variant.renormalise:
             total = body.op("ReduceSum", probabilities, body.constant([-1]), keepdims=1)
-            nothing = body.op("Equal", total, body.constant(0.0))
-            probabilities = body.op("Div", probabilities, body.op("Where", nothing, body.constant(1.0), total))
+            probabilities = body.op("Div", probabilities, body.not_zero(total))
     if Modifier.POSITIONS in operands:
         gate = body.op("Unsqueeze", operands["gate"], body.constant([1, 2]))
         kept = body.op("Mul", probabilities, body.op("Sub", body.constant(1.0), gate))
@@ -223,4 +226,4 @@ def _linear(body: _Body, variant: Variant, q: onnx_ir.Value, k: onnx_ir.Value, v
     share = body.op("MatMul", q, body.last_swapped(total))
     if variant.epsilon:
         share = body.op("Add", share, body.constant(variant.epsilon))
-    return body.op("Div", body.op("MatMul", q, state), share, anchor=True)
+    return body.op("Div", body.op("MatMul", q, state), body.not_zero(share), anchor=True)
