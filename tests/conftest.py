@@ -1,5 +1,11 @@
 """Shared fixtures: tiny models on disk and what comes of them, made once a session. Nothing here needs a network."""
 
+import os
+
+# Kernels run on the CPU by Triton's interpreter, which is asked for before anything imports Triton. Compiling ahead of time
+# isn't touched by it: that happens in processes that drop it.
+os.environ["TRITON_INTERPRET"] = "1"
+
 from pathlib import Path
 
 import pytest
