@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ..engines import TITLES, engine_refusal
 from ..errors import BenchError
 from ..feeding import arrays_by_name, described
+from .attention_plugin import register_for_engine
 from .cuda_driver import CudaGraph, first_gpu
 from .engine_plan import TensorPlan, bytes_of, choose_profile, float_from_host, host_from_batch, profile_ranges, tensor_plans
+from .plugin_kernels import PluginError
 from .protocol import Bound, Runner, RunnerFacts, RunnerOptions
 from .rtx_runtime import RtxRuntime
 
@@ -136,6 +138,10 @@ class _EngineRunner:
         self._cuda, self._options, self._where = cuda, options, str(engine_path)
         self._log = _logger(trt)
         content = engine_path.read_bytes()
+        try:
+            self._log.plugins = register_for_engine(trt, content)
+        except PluginError as err:
+            raise BenchError(f"open_engine: {engine_path} has kernels of ours: {err}") from err
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
@@ -339,12 +345,16 @@ def _logger(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.plugins: Any = None  # those of ours that the engine has; TensorRT loses their sentences
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message)
 
         def last_error(self) -> str:
+            problem = self.plugins.problem() if self.plugins is not None else None
+            if problem:
+                return str(problem)
             return self.errors[-1].strip().splitlines()[0] if self.errors else "it gives no reason"
 
     return Logger()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ShallowvitError
 from .records import AttentionFusion, FusionReport
-from .worker.layers import fused_nodes, kernels_in_bytes
+from .worker.layers import fused_nodes, kernels_in_bytes, kernels_of_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_fused", "fusion_report"]
 
+_OURS = "shallowvit_"  # our operators' names
 _SOME_PROFILES = "is fused in some optimisation profiles only; build with one --batch"
+_NOT_TAKEN = "is a node of ours, and the engine has no plugin for it; its kernel was missing from the build"
 _NO_REASON = "isn't fused, and nothing in the graph says why; the build log has the builder's own words"
 
 
@@ -37,21 +39,25 @@ def fusion_report(
     Raises:
         ShallowvitError: layers and bytes contradict each other.
     """
-    kernels = fused_nodes(layers)
-    attentions = tuple(_of_site(site, kernels.get(site.anchor, []), profiles) for site in sites)
-    listed = sorted({kernel for each in kernels.values() for kernel in each if "_0x" in kernel})
+    kernels = kernels_of_nodes(layers, [{"anchor": site.anchor, "operator": site.operator} for site in sites])
+    attentions = tuple(_of_site(site, kernels[site.anchor], profiles) for site in sites)
+    everywhere = fused_nodes(layers) | kernels  # also at nodes that are no site's
+    ours = {site.operator for site in sites}
+    listed = sorted({kernel for each in everywhere.values() for kernel in each if "_0x" in kernel or kernel in ours})
     found = kernels_in_bytes(engine)
-    if listed != found and (named or found):
-        raise ShallowvitError(
-            f"build: the {source} names the attention kernels {', '.join(listed) or 'none'}, but the engine holds "
-            f"{', '.join(found) or 'none'}, so its fusion can't be vouched for; please report this TensorRT version"
-        )
+    for whose in (True, False):  # full TensorRT may show its own and hide ours, or the other way round
+        said, held = ([kernel for kernel in some if kernel.startswith(_OURS) is whose] for some in (listed, found))
+        if said != held and (named or held):
+            raise ShallowvitError(
+                f"build: the {source} names the attention kernels {', '.join(said) or 'none'}, but the engine holds "
+                f"{', '.join(held) or 'none'}, so its fusion can't be vouched for; please report this TensorRT version"
+            )
     return FusionReport(source, attentions, tuple(found) if named or found else None)
 
 
 def _of_site(site: AttentionSite, kernels: Sequence[str], profiles: int) -> AttentionFusion:
     fused = len(kernels) >= profiles
-    reason = None if fused else site.obstacle or (_SOME_PROFILES if kernels else _NO_REASON)
+    reason = None if fused else site.obstacle or _reason(site, kernels)
     return AttentionFusion(
         path=site.path,
         block=site.block,
@@ -65,6 +71,12 @@ def _of_site(site: AttentionSite, kernels: Sequence[str], profiles: int) -> Atte
         queries=site.queries,
         keys=site.keys,
     )
+
+
+def _reason(site: AttentionSite, kernels: Sequence[str]) -> str:
+    if kernels:
+        return _SOME_PROFILES
+    return _NOT_TAKEN if site.operator else _NO_REASON
 
 
 def check_fused(report: FusionReport, stage: str = "build") -> None:

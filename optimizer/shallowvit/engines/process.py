@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 
 from ..errors import ShallowvitError
 
-__all__ = ["BuildRefusedError", "run_job"]
+__all__ = ["PLUGIN_CODE", "BuildRefusedError", "copy_plugin_code", "run_job"]
 
 WORKER = Path(__file__).parent / "worker" / "build_engine.py"
+PLUGIN_CODE = ("attention_plugin.py", "plugin_kernels.py", "plugin_launch.py")
 _SAID = 400  # characters of a library's message that still make a sentence
 
 
@@ -41,6 +43,8 @@ def run_job(job: dict[str, Any], folder: Path, *, python: str | None, time_limit
         OSError: the disk is full.
         ShallowvitError: out of time, killed, crashed, or no TensorRT.
     """
+    if job.get("plugins"):
+        job = job | {"plugin_code": copy_plugin_code(folder / "code")}
     (folder / "job.json").write_text(json.dumps(job))
     result = folder / job["result"]
     result.unlink(missing_ok=True)  # of an earlier job in this folder
@@ -70,11 +74,21 @@ def run_job(job: dict[str, Any], folder: Path, *, python: str | None, time_limit
     return record
 
 
+def copy_plugin_code(folder: Path) -> str:
+    """Copy what the worker imports for plugins, which the harness has too, into a folder, and return its path."""
+    import shallowvit_bench
+
+    folder.mkdir(exist_ok=True)
+    for name in PLUGIN_CODE:
+        shutil.copyfile(Path(shallowvit_bench.__file__).parent / "runners" / name, folder / name)
+    return str(folder)
+
+
 def _refuse(record: dict[str, Any]) -> None:
     stage, message = record["stage"], record["message"]
     if stage == "write":
         raise OSError(record["errno"], message)
-    if stage in ("import", "options"):
+    if stage in ("import", "options", "plugin"):
         raise ShallowvitError(f"build: {_short(message)}")
     if "workspace" in message.lower() or "insufficient memory" in message.lower():
         raise ShallowvitError(f"build: the workspace is too small: {_short(message)}. Raise --workspace or leave it out")

@@ -4,6 +4,8 @@ recipe/
 recipe.json          options, optimisation profiles, and the attentions that must come out fused
 build_engine.py      reads it with the device's own TensorRT: python3 build_engine.py recipe.json
 layers.py, flavour_*.py
+plugins/             kernels of our own, where the graph has nodes for them
+plugin_*.py, attention_plugin.py   what hands those to TensorRT
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ..plugins.preparing import prepare_graph
 from .build import job_from_config
 from .flavours import Choice, check_precision, compute_capabilities
 from .graph_check import check_graph
+from .process import copy_plugin_code
 from .profiles import profiles_for
 from .records import AttentionChoice, BatchRange, BuildConfig, Flavour, HardwareCompatibility
 from .sites import find_attentions
@@ -27,6 +30,8 @@ from .targets import find_target, flavours, jetpack_for, tensorrt_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .sites import AttentionSite
 
 __all__ = ["FOLDER", "RECIPE", "config_from_recipe", "write_recipe"]
 
@@ -64,7 +69,7 @@ def write_recipe(bundle: Path, config: BuildConfig, blocks: Mapping[str, int]) -
         "schema": _SCHEMA,
         "onnx": Path(os.path.relpath(prepared.graph, folder)).as_posix(),
         "timing_cache_folder": ".",
-        "attentions": [{"path": site.path, "block": site.block, "anchor": site.anchor} for site in sites],
+        "attentions": [_plain_site(site) for site in sites],
         "allow_unfused": config.allow_unfused,
         "target": target.key,
         "jetpack": jetpack.version if jetpack else None,
@@ -72,9 +77,19 @@ def write_recipe(bundle: Path, config: BuildConfig, blocks: Mapping[str, int]) -
         "config": _plain(config),
     }
     record |= dict(prepared.job)
+    workers = ["build_engine.py", "layers.py", f"flavour_{flavour}.py"]
+    if prepared.job.get("plugins"):
+        copy_plugin_code(folder)
+        record["plugin_code"] = "."
+        workers += ["plugin_nodes.py", "plugin_ahead.py"]
     (folder / RECIPE).write_text(json.dumps(record, indent=1) + "\n")
-    for name in ("build_engine.py", "layers.py", f"flavour_{flavour}.py"):
+    for name in workers:
         shutil.copyfile(_WORKER / name, folder / name)
+
+
+def _plain_site(site: AttentionSite) -> dict[str, Any]:
+    record = {"path": site.path, "block": site.block, "anchor": site.anchor}
+    return record | ({"operator": site.operator} if site.operator else {})
 
 
 def config_from_recipe(path: Path) -> BuildConfig:

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import ShallowvitError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -25,6 +27,7 @@ HEAD_SIZES = (9, 256)
 _ONE_HEAD = "has one head and a mask or bias, for which there is no fused kernel"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _log = logging.getLogger("onnx_ir.passes")
+_OURS = "shallowvit"  # domain of nodes whose kernel is ours
 _WRAPPER = "model."  # the exported module holds the user's model under this name
 _DEEP = 8  # nodes between a softmax and its MatMuls, at most
 _BEFORE = ("Add", "Sub", "Mul", "Div", "Cast", "Where", "Reshape", "Tanh", "Identity", "QuantizeLinear", "DequantizeLinear")
@@ -36,8 +39,8 @@ class AttentionSite:
     """One attention of the graph.
 
     Args:
-        anchor: The node that a fused kernel must cover: the ``Attention`` node or the pattern's ``Softmax``.
-        kind: ``Attention`` or ``pattern``.
+        anchor: The node that a fused kernel must cover: the ``Attention`` node, the pattern's ``Softmax``, or a node of ours.
+        kind: ``Attention``, ``pattern`` or ``plugin``.
         path: The module path of its block in the exported model, or of its own module outside the blocks.
         block: The block's number in the unpruned model; None outside the blocks.
         dtype: What it computes in, as ``fp32``, ``fp16`` or ``bf16``.
@@ -46,6 +49,7 @@ class AttentionSite:
         queries: Tokens that ask.
         keys: Tokens that are asked.
         obstacle: Why no fused kernel takes it, read off the graph; None where nothing speaks against one.
+        operator: Of a node of ours; the plugin of that name is its kernel.
     """
 
     anchor: str
@@ -58,6 +62,7 @@ class AttentionSite:
     queries: int | None
     keys: int | None
     obstacle: str | None
+    operator: str | None = None
 
 
 def block_paths(paths: Sequence[str], kept: Sequence[int]) -> dict[str, int]:
@@ -85,12 +90,49 @@ def find_attentions(graph: Path | onnx_ir.Model, blocks: Mapping[str, int] | Non
     if any(value.shape is None for node in model.graph for value in node.outputs):
         _log.setLevel(logging.ERROR)  # where shapes can't be inferred it prints a traceback and goes on without, as we do
         ShapeInferencePass()(model)
-    sites = [_site(node, blocks or {}) for node in model.graph.all_nodes() if node.op_type in ("Attention", "Softmax")]
+    sites = [_site(node, blocks or {}) for node in model.graph.all_nodes()]
     return tuple(site for site in sites if site is not None)
 
 
 def _site(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite | None:
-    return _of_attention(node, blocks) if node.op_type == "Attention" else _of_softmax(node, blocks)
+    if node.domain == _OURS:
+        return _of_ours(node, blocks)
+    if node.op_type == "Attention":
+        return _of_attention(node, blocks)
+    return _of_softmax(node, blocks) if node.op_type == "Softmax" else None
+
+
+def _of_ours(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite:
+    """A node whose operator is a kernel of ours; nothing about it speaks against one."""
+    from shallowvit_kernels.errors import KernelError
+    from shallowvit_kernels.records import Variant
+    from shallowvit_kernels.tensors import inputs_of
+
+    try:
+        variant = Variant.from_json(node.attributes.get_string("variant", ""))
+    except KernelError as err:
+        raise ShallowvitError(f"build: the node {node.name} ({node.op_type}) doesn't say what it computes: {err}") from err
+    given = zip(inputs_of(variant), node.inputs, strict=False)
+    sizes: dict[str, int | None] = {}
+    for spec, value in given:
+        for letter, size in zip(spec.axes, _dims(value), strict=False):
+            if letter not in spec.broadcast and sizes.get(letter) is None:
+                sizes[letter] = size
+    queries = sizes.get("n")
+    path, block = _place(node, blocks)
+    return AttentionSite(
+        anchor=node.name or "",
+        kind="plugin",
+        path=path,
+        block=block,
+        dtype=str(variant.dtype),
+        heads=sizes.get("h"),
+        head_size=variant.head_size,
+        queries=queries,
+        keys=sizes.get("m", queries),
+        obstacle=None,
+        operator=node.op_type,
+    )
 
 
 def _of_attention(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite:

@@ -42,8 +42,9 @@ def build(job: Job) -> dict[str, Any]:
     log = _Log(job["log"])
     logger = _logger(trt, log)
     started = time.perf_counter()
+    registered = _register(trt, flavour, job)
     builder = trt.Builder(logger)
-    network = _network(trt, builder, logger, job)
+    network = _network(trt, builder, logger, job, registered)
     parsed = time.perf_counter()
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -57,6 +58,7 @@ def build(job: Job) -> dict[str, Any]:
     plan = builder.build_serialized_network(network, config)
     if log.failed:
         raise log.failed
+    _check_plugins(registered)
     if plan is None:
         raise Refused("build", log.first_error() or "the builder returned nothing and said nothing")
     content = bytes(plan)
@@ -89,11 +91,38 @@ def _tensorrt(flavour: Any) -> Any:
         ) from err
 
 
-def _network(trt: Any, builder: Any, logger: Any, job: Job) -> Any:
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # 11.x has nothing else and may drop the name
-    network = builder.create_network(1 << int(typed) if typed is not None else 0)
+def _register(trt: Any, flavour: Any, job: Job) -> Any:
+    """Make the job's own kernels known; None where it has none."""
+    nodes = _plugin_nodes(job)
+    if nodes is None:
+        return None
+    found = gpu()
+    try:
+        return nodes.register_plugins(trt, flavour, job, found["sm"] if found else None)
+    except nodes.PluginRefused as err:
+        raise Refused("plugin", str(err)) from err
+
+
+def _plugin_nodes(job: Job) -> Any:
+    """The module that a job without kernels of our own, and its folder, does without."""
+    return importlib.import_module("plugin_nodes") if job.get("plugins") else None
+
+
+def _check_plugins(registered: Any) -> None:
+    if registered is not None and registered.problem():
+        raise Refused("plugin", registered.problem())
+
+
+def _network(trt: Any, builder: Any, logger: Any, job: Job, registered: Any) -> Any:
+    wanted = ["STRONGLY_TYPED"]  # 11.x has nothing else and may drop the name
+    if registered is not None and registered.ahead:
+        wanted.append("PREFER_AOT_PYTHON_PLUGINS")
+    flags = [getattr(trt.NetworkDefinitionCreationFlag, name, None) for name in wanted]
+    network = builder.create_network(sum(1 << int(flag) for flag in flags if flag is not None))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(job["onnx"]):
+    parsed = parser.parse_from_file(job["onnx"])
+    _check_plugins(registered)  # also where the parser took the node's function instead
+    if not parsed:
         raise Refused("parse", _parse_error(parser))
     if not network.num_layers or not network.num_outputs:
         raise Refused("parse", "the parser took the file for an empty network: no layers or no outputs")
@@ -264,19 +293,29 @@ def outcome(job: Job) -> dict[str, Any]:
 
 def unfused(result: dict[str, Any], attentions: list[dict[str, Any]], profiles: int) -> list[str]:
     """Return the paths of the recipe's attentions that aren't fused in every profile of a built engine."""
-    fused = layer_texts.fused_nodes(result["inspected"] or result["layers"])
-    return [site["path"] for site in attentions if len(fused.get(site["anchor"], ())) < profiles]
+    fused = layer_texts.kernels_of_nodes(result["inspected"] or result["layers"], attentions)
+    return [site["path"] for site in attentions if len(fused[site["anchor"]]) < profiles]
+
+
+def read_job(path: str) -> Job:
+    """Return a job file's contents; paths in it are taken from where it stands."""
+    path = os.path.abspath(path)
+    with open(path, encoding="utf-8") as file:
+        job: Job = json.load(file)
+    job["folder"] = os.path.dirname(path)
+    for key in ("onnx", "engine", "log", "result", "timing_cache_folder", "plugin_code"):
+        if job.get(key):
+            job[key] = os.path.join(job["folder"], job[key])
+    return job
 
 
 def main() -> int:
-    """Run a job file; paths in it are taken from where it stands."""
-    path = os.path.abspath(sys.argv[1])
-    with open(path, encoding="utf-8") as file:
-        job = json.load(file)
-    for key in ("onnx", "engine", "log", "result", "timing_cache_folder"):
-        if job.get(key):
-            job[key] = os.path.join(os.path.dirname(path), job[key])
+    """Run a job file."""
+    job = read_job(sys.argv[1])
     result = outcome(job)
+    nodes = _plugin_nodes(job)
+    if nodes is not None:
+        nodes.take_library_back(job)
     _write_over(job["result"], json.dumps(result).encode())
     if "attentions" not in job:
         return 0 if result["ok"] else 1
@@ -315,5 +354,8 @@ def fix_addresses() -> None:
 
 
 if __name__ == "__main__":
+    wanted = read_job(sys.argv[1])
+    if wanted.get("plugins"):
+        _plugin_nodes(wanted).give_library_its_name(wanted)
     fix_addresses()
     sys.exit(main())

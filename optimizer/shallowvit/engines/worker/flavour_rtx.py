@@ -27,6 +27,11 @@ def configure(trt: Any, config: Any, job: dict[str, Any]) -> None:
         config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
 
 
+def takes_plugins_ahead(trt: Any) -> bool:
+    """Say that this flavour hasn't ``tensorrt.plugin``: what a plugin runs is Python on the device."""
+    return False
+
+
 def load_timing_cache(trt: Any, config: Any, content: bytes) -> bool:
     """Say that there is nothing to load: this flavour measures no tactics while it builds."""
     return False

@@ -33,6 +33,11 @@ def configure(trt: Any, config: Any, job: dict[str, Any]) -> None:
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)  # the DLA has no attention, so some layers always fall back
 
 
+def takes_plugins_ahead(trt: Any) -> bool:
+    """Say whether it takes kernels into its engines (10.9 and later)."""
+    return hasattr(trt, "QuickPluginCreationRequest")
+
+
 def load_timing_cache(trt: Any, config: Any, content: bytes) -> bool:
     """Give the builder the tactics timed before; one of another version or GPU is left aside (it is refused, no error)."""
     cache = config.create_timing_cache(content)

@@ -10,7 +10,15 @@ import json
 import re
 from typing import Any
 
-__all__ = ["fused_nodes", "is_fused_attention", "kernels_in_bytes", "layers_from_inspector", "layers_from_log"]
+__all__ = [
+    "fused_nodes",
+    "is_fused_attention",
+    "is_plugin",
+    "kernels_in_bytes",
+    "kernels_of_nodes",
+    "layers_from_inspector",
+    "layers_from_log",
+]
 
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>[^,]*), .*?TacticName: (?P<tactic>[^,]*), StreamId")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -18,7 +26,11 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _KERNEL = re.compile(r"^_ge(?:mm|mv)_mha_v\d+(?:_0x[0-9a-f]{32}|\b)")
 # TensorRT before that: ready-made kernels, whose names begin with these words or hold them between underscores
 _OLDER_KERNEL = re.compile(r"^(?:fused_mha|fmha|kgen_mha|_?mha_v\d)|(?:^|_)(?:fmha|fused_mha|kgen_mha)_")
-_IN_BYTES = re.compile(rb"_ge(?:mm|mv)_mha_v\d+_0x[0-9a-f]{32}")
+# A plugin's layer has no tactic; TensorRT-RTX calls its type custom_layer, full TensorRT PluginV3 (PluginV2 of older ones).
+_PLUGIN_TYPE = re.compile(r"^(?:custom_layer$|Plugin)")
+_IN_BYTES = re.compile(
+    rb"_ge(?:mm|mv)_mha_v\d+_0x[0-9a-f]{32}|shallowvit_[a-z0-9_]+?_d\d+_[0-9a-f]{8}(?![0-9a-f])"  # TensorRT's; ours
+)
 
 Layer = dict[str, Any]
 
@@ -64,8 +76,29 @@ def fused_nodes(layers: list[Layer]) -> dict[str, list[str]]:
     return found
 
 
+def is_plugin(layer: Layer) -> bool:
+    """Say whether a layer runs a plugin."""
+    return bool(_PLUGIN_TYPE.search(layer["type"]))
+
+
+def kernels_of_nodes(layers: list[Layer], sites: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return node -> kernels, one an optimisation profile, for the attentions of a graph.
+
+    Args:
+        layers: The engine's.
+        sites: ``anchor``, the attention's node, and ``operator`` where it is one of ours, whose plugin is its kernel.
+    """
+    fused = fused_nodes(layers)
+    found = {}
+    for site in sites:
+        node, operator = site["anchor"], site.get("operator")
+        plugins = [operator for layer in layers if operator and is_plugin(layer) and node in layer["nodes"]]
+        found[node] = [*fused.get(node, ()), *plugins]
+    return found
+
+
 def kernels_in_bytes(engine: bytes) -> list[str]:
-    """Return the names of the attention kernels that an engine's bytes hold, sorted; empty where none is fused."""
+    """Return the names of the attention kernels that an engine's bytes hold, TensorRT's and ours, sorted."""
     return sorted({match.decode() for match in _IN_BYTES.findall(engine)})
 
 
