@@ -9,7 +9,7 @@ from .values import constant_of, dims_of, scalar_of
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["untransposed", "without_scale"]
+__all__ = ["sizes_in", "untransposed", "without_scale"]
 
 
 def without_scale(value: onnx_ir.Value) -> tuple[onnx_ir.Value, float]:
@@ -59,7 +59,7 @@ def _transposed_by_three(value: onnx_ir.Value) -> onnx_ir.Value | None:
     if back is None or flat is None or key is None or len(dims_of(key)) != 4:
         return None
     own = _sizes_of(key)
-    flattened, unflattened = _sizes(flat.inputs[1]), _sizes(back.inputs[1])
+    flattened, unflattened = sizes_in(flat.inputs[1]), sizes_in(back.inputs[1])
     if flattened is None or unflattened is None or len(flattened) != 3 or len(unflattened) != 4:
         return None
     outer = [size if size != -1 else own[at] for at, size in enumerate(unflattened)]
@@ -71,8 +71,8 @@ def _sizes_of(value: onnx_ir.Value) -> list[int | str]:
     return [dim if dim is not None else f"{value.name}.{axis}" for axis, dim in enumerate(dims_of(value))]
 
 
-def _sizes(value: onnx_ir.Value | None) -> list[int | str] | None:
-    """What a vector of sizes holds, computed from constants and other values' shapes; None where that can't be said."""
+def sizes_in(value: onnx_ir.Value | None) -> list[int | str] | None:
+    """Return what a vector of sizes holds, from constants and other values' shapes; None where that can't be said."""
     numbers = constant_of(value)
     if numbers is not None:
         return [int(number) for number in numbers.reshape(-1)]
@@ -82,9 +82,9 @@ def _sizes(value: onnx_ir.Value | None) -> list[int | str] | None:
     if node.op_type == "Shape":
         return _sizes_of(node.inputs[0])[slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", 1 << 30))]
     if node.op_type == "Concat":
-        parts = [_sizes(part) for part in node.inputs]
+        parts = [sizes_in(part) for part in node.inputs]
         return None if any(part is None for part in parts) else [size for part in parts if part for size in part]
     if node.op_type == "Slice" and len(node.inputs) < 5:
-        start, end, inner = scalar_of(node.inputs[1]), scalar_of(node.inputs[2]), _sizes(node.inputs[0])
+        start, end, inner = scalar_of(node.inputs[1]), scalar_of(node.inputs[2]), sizes_in(node.inputs[0])
         return None if inner is None or start is None or end is None else inner[int(start) : int(end)]
     return None

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..exporting.operands import sizes_in
 from ..exporting.values import constant_of, dims_of, fixed_dims
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import onnx_ir
+
+    from ..exporting.values import Dim
 
 __all__ = ["folded"]
 
@@ -110,7 +113,7 @@ def _cast(node: onnx_ir.Node, inputs: list[_Numbers]) -> _Numbers:
 
 
 def _expand(node: onnx_ir.Node, inputs: list[_Numbers]) -> _Numbers:
-    array, dims = inputs[0].array, dims_of(node.outputs[0])
+    array, dims = inputs[0].array, _expanded_dims(node, inputs[0].array)
     if not dims or fixed_dims(dims[1:]) is None or array.ndim > len(dims):
         raise _NotConstantError
     if isinstance(dims[0], int):
@@ -119,6 +122,15 @@ def _expand(node: onnx_ir.Node, inputs: list[_Numbers]) -> _Numbers:
     if array.shape[0] != 1:
         raise _NotConstantError
     return _Numbers(np.broadcast_to(array, (1, *(fixed_dims(dims[1:]) or ()))), repeated=True)
+
+
+def _expanded_dims(node: onnx_ir.Node, array: Array) -> tuple[Dim, ...]:
+    """The output's shape, of which inference knows less where an axis of 1 may stay 1."""
+    sizes = sizes_in(node.inputs[1])
+    if sizes is None or len(sizes) < array.ndim:
+        return dims_of(node.outputs[0])
+    before = (1,) * (len(sizes) - array.ndim) + array.shape
+    return tuple(one if size == 1 else size for one, size in zip(before, sizes, strict=True))
 
 
 def _reshape(node: onnx_ir.Node, inputs: list[_Numbers]) -> _Numbers:
