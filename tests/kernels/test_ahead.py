@@ -4,10 +4,11 @@ import re
 import shutil
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from shallowvit_kernels import ahead, assembly, kept
+from shallowvit_kernels import ahead, assembly, compile_worker, kept
 from shallowvit_kernels.ahead import Request, compile_variant, compile_variants
 from shallowvit_kernels.errors import KernelError
 from shallowvit_kernels.launches import launch_from_json
@@ -197,6 +198,28 @@ def test_compile_variants_names_the_request_on_which_the_compiler_ended(compiled
     wrong = replace(PLAIN, scale=0.25)
     with pytest.raises(KernelError, match=rf"the compiler ended on {wrong.name} for compute capability 8.6: .*exit 1"):
         compile_variants([Request(PLAIN, 80), Request(wrong, 86, Tile(48, 32, 4, 1))])
+
+
+@pytest.mark.parametrize(
+    ("shared", "spilled", "chosen"),
+    [
+        ((40000, 20000, 10000), (0, 0, 0), 0),
+        ((60000, 20000, 10000), (0, 0, 0), 1),
+        ((40000, 20000, 10000), (96, 8, 0), 2),
+        ((60000, 20000, 10000), (0, 8, 96), 1),  # all that fit spill
+    ],
+)
+def test_best_of_tiles_is_the_first_that_fits_and_spills_least(compiled, monkeypatch, shared, spilled, chosen):
+    tiles = [Tile(64, 64, 4, 1), Tile(32, 32, 4, 1), Tile(16, 16, 4, 1)]
+    sources = {tile: SimpleNamespace(metadata=SimpleNamespace(shared=size)) for tile, size in zip(tiles, shared, strict=True)}
+    facts = {
+        tile: replace(compiled["80"].facts, tile=tile, spilled_bytes=size) for tile, size in zip(tiles, spilled, strict=True)
+    }
+    monkeypatch.setattr(compile_worker, "_translated", lambda variant, sm, tile: (sources[tile], 1.0))
+    monkeypatch.setattr(
+        compile_worker, "_finished", lambda variant, tile, source, seconds: replace(compiled["80"], facts=facts[tile])
+    )
+    assert compile_worker._best_of(PLAIN, 80, tiles).facts.tile == tiles[chosen]
 
 
 @pytest.mark.parametrize("sm", [88, 101, 70])
