@@ -1,9 +1,9 @@
 """How a kernel's work is cut for a GPU: literal tables, chosen by one function, and the shared memory there is.
 
-None of the tiles was timed: no GPU was at hand. They are the largest whose compiled code keeps its numbers in registers and
-fits into the 48 KiB of shared memory that a launch gets without asking for more, which is all that TensorRT's ahead-of-time
-plugins can be sure of. A newcomer's trap: they were tried on head sizes that are powers of two; for others, and for several
-modifiers at once, compiling ahead of time goes on to smaller ones by itself.
+None of the tiles was timed: no GPU was at hand. They were found by compiling: large ones whose code keeps its numbers in
+registers and fits into the 48 KiB of shared memory that a launch gets without asking for more, which is all that TensorRT's
+ahead-of-time plugins can be sure of. A newcomer's trap: that holds for the kernels tried, one modifier and a head size that is
+a power of two; for others, compiling ahead of time goes on to smaller tiles by itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def largest_head(variant: Variant, sm: int) -> int:
     if variant.kernel is Kernel.LINEAR:
         return 64 if wide or sm < 80 else 128  # the state is a matrix of this size
     if not wide:
-        return 512
+        return 512 if sm >= 80 else 256
     return 128 if variant.gated else 256
 
 
@@ -96,17 +96,16 @@ _FAMILIES |= {90: "wgmma", 100: "tcgen05", 103: "tcgen05", 110: "tcgen05"}
 # with positions, which keep a second sum. Triton multiplies on 7.5 without tensor cores.
 _TILES = {
     ("plain", False): {
-        16: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 4, 2)),
-        32: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 4, 2)),
+        16: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 8, 2)),
+        32: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 8, 2)),
         64: ((64, 32, 8, 2), (64, 32, 8, 2), (64, 32, 8, 2)),
         128: ((32, 16, 4, 2), (32, 16, 4, 2), (32, 16, 8, 2)),
-        256: ((16, 16, 4, 1), (16, 16, 4, 1), (16, 16, 8, 1)),
-        512: ((16, 16, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)),
+        256: ((16, 16, 4, 2), (16, 16, 4, 2), (16, 16, 4, 2)),
     },
     ("plain", True): {
         16: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 8, 2)),
         32: ((64, 32, 4, 2), (64, 32, 4, 2), (64, 32, 8, 2)),
-        64: ((32, 32, 4, 1), (32, 32, 4, 1), (32, 32, 4, 1)),
+        64: ((64, 32, 8, 2), (32, 32, 4, 1), (32, 32, 4, 1)),
         128: ((32, 16, 4, 1), (32, 16, 4, 1), (32, 16, 8, 1)),
         256: ((16, 16, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)),
     },
@@ -136,7 +135,7 @@ _TILES = {
     ("wgmma", True): {
         16: ((64, 64, 4, 2), (64, 64, 4, 2), (64, 64, 8, 1)),
         32: ((64, 64, 4, 1), (64, 32, 4, 2), (64, 32, 4, 2)),
-        64: ((64, 32, 8, 1), (32, 64, 4, 1), (64, 16, 8, 2)),
+        64: ((64, 32, 8, 1), (32, 64, 4, 1), (32, 32, 4, 1)),
         128: ((32, 16, 8, 1), (32, 16, 8, 1), (16, 32, 8, 1)),
         256: ((16, 16, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)),
     },

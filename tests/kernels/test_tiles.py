@@ -71,6 +71,7 @@ def test_tiles_of_the_linear_kernel_keep_its_share_and_shrink_its_step():
             80,
             "head size of 513 is padded to 1024, .* 48 KiB .* in fp16 .* attention; 512 is the largest",
         ),
+        (attention(Dtype.FP16, 300), 75, "300 is padded to 512, .* in fp16 .* attention; 256 is the largest"),
         (attention(Dtype.FP32, 300), 80, "300 is padded to 512, .* in fp32 .* attention; 256 is the largest"),
         (attention(Dtype.FP32, 256, Modifier.POSITIONS), 80, "in fp32 .* attention; 128 is the largest"),
         (replace(attention(Dtype.BF16, 64), value_size=600), 80, "head size of 600 is padded to 1024"),
