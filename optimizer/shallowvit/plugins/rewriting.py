@@ -69,7 +69,7 @@ def rewrite_attention(model: onnx_ir.Model, which: str, *, unfused: Collection[s
     _prepare(model)
     auto = which == "auto"
     wanted = set(unfused) | {site.anchor for site in find_attentions(model) if auto and site.obstacle is not None}
-    found = 0
+    found, nodes = 0, len(model.graph)
     replaced: list[tuple[str, Variant]] = []
     left: list[tuple[str, str]] = []
     for node in list(model.graph):
@@ -87,7 +87,8 @@ def rewrite_attention(model: onnx_ir.Model, which: str, *, unfused: Collection[s
             found += one is None
             if asked:
                 left.append((name, str(err)))
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
+    if replaced or len(model.graph) != nodes:
+        onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
     return PluginRewrite(found, tuple(replaced), tuple(left))
 
 
