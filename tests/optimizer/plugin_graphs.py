@@ -1,92 +1,88 @@
-"""Graphs of one attention as text, run in onnxruntime, for the tests of its rewriting into nodes of our own."""
+"""Graphs with nodes of our own, a few nodes long, and kernels for them whose code is made up: builds don't look into it."""
 
-import numpy as np
-import onnx
+from pathlib import Path
+
 import onnx_ir
-import onnxruntime
 
-from shallowvit.plugins.rewriting import rewrite_attention
+from shallowvit_kernels.catalogue import definition_of
+from shallowvit_kernels.functions import TYPES, function_of
+from shallowvit_kernels.launching import launch_of
+from shallowvit_kernels.records import Dtype, Kernel, Modifier, Operand, Variant
+from shallowvit_kernels.tensors import inputs_of, outputs_of
+from shallowvit_kernels.tiles import tile_for
 
-HEADER = (
-    '<ir_version: 10, opset_import: ["": {opset}]>\nagraph ({kind}[B,2,5,20] q, {kind}[B,2,7,20] k, {kind}[B,2,7,12] v{more})'
-)
-PLAIN = {
-    "k": "kt = Transpose<perm=[0,1,3,2]>(k)",
-    "s": "s = MatMul(q, kt)",
-    "p": "p = Softmax<axis=-1>(s)",
-    "y": "y = MatMul(p, v)",
-}
-
-
-def pattern(steps, more="", *, opset=18, kind="float", outputs=("y",), extra=""):
-    """The plain attention of 5 queries and 7 keys with some of its lines replaced."""
-    types = {"y": f"{kind}[B,H,N,W]", "p": f"{kind}[B,2,5,7]", "s": f"{kind}[B,2,5,7]"}
-    head = HEADER.format(opset=opset, kind=kind, more=more)
-    result = ", ".join(f"{types[name]} {name}" for name in outputs)
-    return parsed(f"{head} => ({result}) {extra} {{\n" + "\n".join((PLAIN | steps).values()) + "\n}")
+HALF = Variant(Kernel.ATTENTION, Dtype.FP16, 16, scale=0.25)
+FULL = Variant(Kernel.ATTENTION, Dtype.FP32, 16, scale=0.25)
+MASKED = Variant(Kernel.ATTENTION, Dtype.FP16, 16, scale=0.25, operands=(Operand(Modifier.PROBABILITY_MASK, "bh"),))
+HEADS = 2
 
 
-def parsed(text):
-    """A model with the shapes of all its values."""
-    proto = onnx.parser.parse_model(text)
-    onnx.checker.check_model(proto, full_check=True)
-    return onnx_ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+def made_up_ptx(variant, sm=80, suffix=""):
+    return f".version 8.0\n.target sm_{sm}{suffix}\n.visible .entry {variant.name}(\n)\n.reqntid 128\n{{ }}\n"
 
 
-def feeds_of(model, batch=3, size=6):
-    """Normal numbers; of boolean masks every second key is True, so that each query sees some."""
-    generator = np.random.default_rng(1)
-    feeds = {}
-    for value in model.graph.inputs:
-        shape = [dim if isinstance(dim, int) else batch if dim.value in ("B", "X") else size for dim in value.shape]
-        numbers = generator.standard_normal(shape, dtype=np.float32)
-        seen = np.broadcast_to(np.arange(numbers.shape[-1]) % 2 == 0, numbers.shape)
-        feeds[value.name] = numbers.astype(value.dtype.numpy()) if value.dtype.is_floating_point() else seen
-    return feeds
+def made_up_launch(variant, sm=80, suffix=""):
+    names = definition_of(variant.kernel).kernel.arg_names
+    return launch_of(variant, names, tile_for(variant, sm), made_up_ptx(variant, sm, suffix), 4096)
 
 
-def answers(model, feeds):
-    """The first output, of a graph that the checker passes."""
-    proto = onnx_ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feeds)[0].astype(np.float32)
+def write_made_up(folder, *variants, sm=80):
+    """The job's part for kernels that no GPU runs."""
+    plugins = []
+    for variant in variants:
+        launch, ptx = folder / f"{variant.name}.json", folder / f"{variant.name}.ptx"
+        launch.write_text(made_up_launch(variant, sm).to_json())
+        ptx.write_text(made_up_ptx(variant, sm))
+        plugins.append({"operator": variant.name, "launches": [{"launch": launch.name, "ptx": ptx.name}]})
+    return {"plugins": plugins}
 
 
-def relative(found, expected):
-    """Largest difference over largest number."""
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def save_graph(path: Path, *variants, functions=True, dtype=None, sizes=None, axes=None, attribute=None):
+    """One node a variant, each between an addition and a Relu; its inputs are called as in the kernel, with its number.
+
+    ``dtype``, ``sizes`` (by letter), ``axes`` (of every input) and ``attribute`` make inputs that don't fit.
+    """
+    letters = {"b": "batch", "h": HEADS, "n": "tokens", "m": "tokens", "3": 3} | (sizes or {})
+    inputs, nodes, outputs = [], [], []
+    for number, variant in enumerate(variants):
+        known = {"d": variant.head_size, "e": variant.value_size} | letters
+        given = []
+        for spec in inputs_of(variant):
+            shape = [1 if letter in spec.broadcast else known[letter] for letter in axes or spec.axes]
+            given.append(_value(f"{spec.name}{number}", dtype or spec.dtype, shape))
+        added = [onnx_ir.node("Add", [value, value], name=f"add_{value.name}") for value in given]
+        attributes = {"variant": attribute or variant.to_json(), "plugin_namespace": "shallowvit", "plugin_version": "1"}
+        handed = [node.outputs[0] for node in added]
+        ours = onnx_ir.node(variant.name, handed, attributes, domain="shallowvit", name=f"attention{number}")
+        last = onnx_ir.node("Relu", [ours.outputs[0]], name=f"relu{number}")
+        out = outputs_of(variant)[0]
+        last.outputs[0].name = f"out{number}"
+        last.outputs[0].type, last.outputs[0].shape = onnx_ir.TensorType(TYPES[out.dtype]), _shape(out, known)
+        inputs += given
+        nodes += [*added, ours, last]
+        outputs.append(last.outputs[0])
+    graph = onnx_ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": 18, "shallowvit": 1}, name="ours")
+    bodies = [function_of(variant) for variant in dict.fromkeys(variants)] if functions else []
+    onnx_ir.save(onnx_ir.Model(graph, ir_version=10, functions=bodies), path)
+    return path
 
 
-def kinds(model):
-    """Operators in their order, those of our own by their domain."""
-    return [node.domain or node.op_type for node in model.graph]
+def profile_of(*variants, low=(1, 16), high=(4, 64)):
+    """Shapes of every input, of the batch and tokens in ``low`` and in ``high``."""
+    found = {}
+    for number, variant in enumerate(variants):
+        for spec in inputs_of(variant):
+            ends = []
+            for batch, tokens in (low, high):
+                known = {"b": batch, "h": HEADS, "n": tokens, "m": tokens, "d": variant.head_size, "e": variant.value_size}
+                ends.append([1 if letter in spec.broadcast else known[letter] for letter in spec.axes])
+            found[f"{spec.name}{number}"] = [ends[0], ends[0], ends[1]]
+    return found
 
 
-def rewritten(model, *, within=2e-6, which="plugin", feeds=None):
-    """Rewrite a graph of one attention, hold its answers against those before, and return what the node computes."""
-    feeds = feeds or feeds_of(model)
-    expected = answers(model, feeds)
-    outputs = [value.name for value in model.graph.outputs]
-    result = rewrite_attention(model, which)
-    assert result.left == ()
-    assert (result.found, len(result.replaced), kinds(model).count("shallowvit")) == (1, 1, 1)
-    assert [value.name for value in model.graph.outputs] == outputs
-    assert relative(answers(model, feeds), expected) < within
-    return result.replaced[0][1]
+def _value(name, dtype, shape):
+    return onnx_ir.Value(name=name, type=onnx_ir.TensorType(TYPES[dtype]), shape=onnx_ir.Shape(shape))
 
 
-def left(model):
-    """Rewrite a graph of one attention that isn't understood; return the reason."""
-    before = onnx_ir.to_proto(model).SerializeToString()
-    kinds_before = kinds(model)
-    result = rewrite_attention(model, "plugin")
-    assert (result.found, result.replaced) == (1, ())
-    assert kinds(model) == kinds_before
-    feeds = feeds_of(model)
-    original = onnx_ir.from_proto(onnx.load_model_from_string(before))
-    np.testing.assert_array_equal(answers(model, feeds), answers(original, feeds))
-    return result.left[0][1]
+def _shape(spec, known):
+    return onnx_ir.Shape([known[letter] for letter in spec.axes])

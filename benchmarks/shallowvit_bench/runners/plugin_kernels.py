@@ -38,7 +38,8 @@ NAMESPACE = "shallowvit"  # of the graph's nodes and of the plugins
 DTYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}  # ours -> TensorRT's
 _SCHEMA = 1
 _LARGEST_INT = 2**31 - 1  # what is passed to a kernel, and blocks of a grid
-_OPERATOR = re.compile(rb"shallowvit_[a-z0-9_]+?_d\d+_[0-9a-f]{8}(?![0-9a-f])")
+# Of the PTX: a node's name may hold its operator's too, also in an engine that TensorRT has written the node out in.
+_ENTRY = re.compile(rb"\.entry (shallowvit_[a-z0-9_]+_d\d+_[0-9a-f]{8})\(")
 
 
 class PluginError(Exception):
@@ -214,8 +215,8 @@ def _tensor(record: dict[str, Any]) -> Tensor:
 
 
 def operators_in(engine: bytes) -> list[str]:
-    """Return the names of our operators that an engine's bytes hold, sorted."""
-    return sorted({match.decode() for match in _OPERATOR.findall(engine)})
+    """Return the names of our operators whose kernels an engine's bytes hold, sorted."""
+    return sorted({match.decode() for match in _ENTRY.findall(engine)})
 
 
 def choose_kernel(kernels: Sequence[Kernel], sm: int) -> Kernel:

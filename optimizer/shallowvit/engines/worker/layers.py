@@ -28,9 +28,9 @@ _KERNEL = re.compile(r"^_ge(?:mm|mv)_mha_v\d+(?:_0x[0-9a-f]{32}|\b)")
 _OLDER_KERNEL = re.compile(r"^(?:fused_mha|fmha|kgen_mha|_?mha_v\d)|(?:^|_)(?:fmha|fused_mha|kgen_mha)_")
 # A plugin's layer has no tactic; TensorRT-RTX calls its type custom_layer, full TensorRT PluginV3 (PluginV2 of older ones).
 _PLUGIN_TYPE = re.compile(r"^(?:custom_layer$|Plugin)")
-_IN_BYTES = re.compile(
-    rb"_ge(?:mm|mv)_mha_v\d+_0x[0-9a-f]{32}|shallowvit_[a-z0-9_]+?_d\d+_[0-9a-f]{8}(?![0-9a-f])"  # TensorRT's; ours
-)
+_IN_BYTES = re.compile(rb"_ge(?:mm|mv)_mha_v\d+_0x[0-9a-f]{32}")
+# Of a PTX: a node's name may hold its operator's too, also where TensorRT has written the node out.
+_OURS_IN_BYTES = re.compile(rb"\.entry (shallowvit_[a-z0-9_]+_d\d+_[0-9a-f]{8})\(")
 
 Layer = dict[str, Any]
 
@@ -99,7 +99,7 @@ def kernels_of_nodes(layers: list[Layer], sites: list[dict[str, Any]]) -> dict[s
 
 def kernels_in_bytes(engine: bytes) -> list[str]:
     """Return the names of the attention kernels that an engine's bytes hold, TensorRT's and ours, sorted."""
-    return sorted({match.decode() for match in _IN_BYTES.findall(engine)})
+    return sorted({match.decode() for match in (*_IN_BYTES.findall(engine), *_OURS_IN_BYTES.findall(engine))})
 
 
 def memory_from_log(text: str, what: str) -> int | None:
