@@ -43,7 +43,12 @@ def memory_rows(tokens: int, work: Path, settings: dict[str, Any] | None = None)
     for pattern, precision in PATTERNS.items():
         for choice in (AttentionChoice.NATIVE, AttentionChoice.PLUGIN):
             row = {"kind": "engine-memory", "model": name, "width": model["hidden_size"], "tokens": tokens}
-            row |= {"heads": model["num_attention_heads"], "pattern": pattern, "attention": str(choice), "batches": BATCHES}
+            row |= {
+                "model_heads": model["num_attention_heads"],
+                "pattern": pattern,
+                "attention": str(choice),
+                "batches": BATCHES,
+            }
             yield row | _built(graphs, precision, choice)
 
 

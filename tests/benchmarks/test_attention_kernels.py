@@ -69,7 +69,7 @@ def _compiled(sm=80, **changes):
 
 
 def _memory(attention, mib, **changes):
-    row = {"kind": "engine-memory", "model": "VideoMAE", "width": 384, "heads": 6, "tokens": 1568, "pattern": "fp32"}
+    row = {"kind": "engine-memory", "model": "VideoMAE", "width": 384, "model_heads": 6, "tokens": 1568, "pattern": "fp32"}
     row |= {"attention": attention, "status": "fused", "fused": 4, "expected": 4, "plugins": 4, "activation_mib": mib}
     return row | {"conditions": CONDITIONS} | changes
 
@@ -401,7 +401,9 @@ def test_tables_of_memory_hold_ours_against_tensorrts():
     assert "| 1,568 | fp32 | 0 of 4 | 4 of 4 | 1,000 | 80 | 12.5x |" in tables_from_rows(rows)
     failed = {"attention": "plugin", "status": "failed", "reason": "build: no", "conditions": CONDITIONS}
     broken = {
-        name: value for name, value in _memory("native", 1.0).items() if name in ("kind", "tokens", "pattern", "width", "heads")
+        name: value
+        for name, value in _memory("native", 1.0).items()
+        if name in ("kind", "tokens", "pattern", "width", "model_heads")
     }
     text = tables_from_rows([rows[0], broken | failed])
     assert "| 1,568 | fp32 | 0 of 4 | failed | 1,000 | failed |  |" in text
