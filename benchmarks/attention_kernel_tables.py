@@ -175,8 +175,8 @@ def _memory(rows: Sequence[Row]) -> str:
     first = own[0]
     return (
         "### Memory of an engine\n\nActivation memory in MiB at batch 8, as TensorRT-RTX gives it when it builds: 4 "
-        f"blocks as wide as VideoMAE-S ({first['width']}, {first['model_heads']} heads), by TensorRT and by our kernel. *Gated* is "
-        "the fp16 graph with a gate of ones on its probabilities, which TensorRT doesn't fuse.\n\n"
+        f"blocks as wide as VideoMAE-S ({first['width']}, {first['model_heads']} heads), by TensorRT and our kernel. *Gated* "
+        "is the fp16 graph with a gate of ones on its probabilities, which TensorRT doesn't fuse.\n\n"
         + _table(
             ["tokens", "graph", "fused by TensorRT", "by our kernel", "MiB, TensorRT", "MiB, our kernel", "TensorRT : ours"],
             lines,
