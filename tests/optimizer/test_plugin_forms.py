@@ -9,7 +9,7 @@ from shallowvit.plugins.rewriting import inline_plugins, plugins_of, rewrite_att
 from shallowvit_kernels.errors import KernelError
 from shallowvit_kernels.records import FeatureMap, Kernel, Layout
 
-from .plugin_graphs import answers, feeds_of, kinds, left, parsed, pattern, relative, rewritten
+from .pattern_graphs import answers, feeds_of, kinds, left, parsed, pattern, relative, rewritten
 
 
 def _graph(inputs, body, *, opset=18, extra="", kind="float", output="y"):
@@ -58,7 +58,11 @@ def test_rewrite_attention_of_a_node_with_three_dimensions_reshapes_into_tokens_
 
 NODES_LEFT = {
     "cap-and-mask": ("softcap=2.0", ", float[5,7] m", "q, k, v, m", None, "has a soft cap and a mask"),
-    "past": ("", ", float[B,2,3,16] a, float[B,2,3,12] b", "", "z, c, d = Attention(q, k, v, , a, b) r = ReduceSum(c) t = ReduceSum(d) u = Add(z, r) y = Add(u, t)", "it takes past keys"),
+    "past": (
+        "", ", float[B,2,3,16] a, float[B,2,3,12] b", "",
+        "z, c, d = Attention(q, k, v, , a, b) r = ReduceSum(c) t = ReduceSum(d) u = Add(z, r) y = Add(u, t)",
+        "it takes past keys",
+    ),
     "scores-out": (
         "", "", "", "z, , , s = Attention(q, k, v) r = ReduceSum(s) y = Add(z, r)", "gives its keys, values or scores",
     ),

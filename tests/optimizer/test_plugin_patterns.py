@@ -6,7 +6,7 @@ import pytest
 from shallowvit.plugins.rewriting import rewrite_attention
 from shallowvit_kernels.records import Dtype, Modifier
 
-from .plugin_graphs import answers, feeds_of, kinds, left, parsed, pattern, relative, rewritten
+from .pattern_graphs import answers, feeds_of, kinds, left, parsed, pattern, relative, rewritten
 
 BIAS = ", float[1,2,5,7] m"
 SCORES = "a = MatMul(q, kt) "
