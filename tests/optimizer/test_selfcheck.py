@@ -60,6 +60,26 @@ def test_selfcheck_skips_what_needs_a_gpu_with_the_reason(tmp_path):
     assert result.measurements == ()
 
 
+def test_check_kernels_holds_every_kernel_and_modifier(monkeypatch):
+    from shallowvit.selfcheck import kernels
+    from shallowvit_kernels import gpu_check
+    from shallowvit_kernels.records import Dtype, Kernel, Modifier
+
+    variants = kernels.CHECKED_VARIANTS
+    assert {one.kernel for one in variants} == set(Kernel)
+    assert {one.dtype for one in variants} == set(Dtype)
+    assert {operand.modifier for one in variants for operand in one.operands} == set(Modifier)
+
+    def checked(variant, error):
+        return gpu_check.GpuCheck(variant.name, 90, 90, error, 1e-2)
+
+    monkeypatch.setattr(gpu_check, "check_on_gpu", lambda variant: checked(variant, 1e-3))
+    assert len(kernels.check_kernels()) == len(variants)
+    monkeypatch.setattr(gpu_check, "check_on_gpu", lambda variant: checked(variant, float("nan")))
+    with pytest.raises(ShallowvitError, match=r"errs by nan of the largest output on this GPU, and 0\.01 is allowed"):
+        kernels.check_kernels()
+
+
 def test_selfcheck_skips_what_has_not_begun_in_time(tmp_path):
     result = selfcheck(tmp_path / "out", SelfcheckConfig(minutes=1e-9))
     assert {check.status for check in result.checks} == {"skipped"}

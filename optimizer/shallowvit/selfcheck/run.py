@@ -28,12 +28,14 @@ from shallowvit_bench.preprocessing import random_input
 from shallowvit_bench.runners import RunnerOptions
 from shallowvit_bench.runners.opening import FLAVOURS, default_provider, opener_for
 from shallowvit_bench.sides import options_from_config, side_from_bundle
+from shallowvit_kernels.errors import KernelError
 
 from ..baselines import side_from_source
 from ..engines import BatchRange, BuildConfig, Flavour
 from ..errors import ShallowvitError
 from ..exporting import Precision
 from .ceilings import measure_ceilings
+from .kernels import check_kernels, kernels_missing
 from .subjects import SUBJECTS, Subject, export_subject
 from .vendor_tool import compare_with_tool, find_tool
 
@@ -116,6 +118,8 @@ def selfcheck(
     device = "cuda" if config.gpu else "cpu"
     run.step("facts", lambda: _facts(config))
     run.step("ceilings", lambda: _ceilings(device))
+    if config.gpu:
+        run.step("kernels", _kernels)
     for subject in SUBJECTS:
         if subject.large and not config.gpu:
             run.note(Check(subject.name, "skipped", "takes minutes on a CPU; it is checked with --gpu"))
@@ -144,7 +148,7 @@ class _Run:
                 check = Check(name, "ok", figures=work())
             except _SkippedError as err:
                 check = Check(name, "skipped", str(err))
-            except (ShallowvitError, BenchError, RuntimeError) as err:
+            except (ShallowvitError, BenchError, KernelError, RuntimeError) as err:
                 check = Check(name, "failed", str(err).strip().splitlines()[0])
         self.note(check)
         return check.status == "ok"
@@ -185,6 +189,14 @@ def _ceilings(device: str) -> dict[str, Any]:
     if device == "cuda":
         _cuda()
     return {ceiling.name: asdict(ceiling) for ceiling in measure_ceilings(device)}
+
+
+def _kernels() -> dict[str, Any]:
+    _cuda()
+    lacking = kernels_missing()
+    if lacking:
+        raise _SkippedError(lacking)
+    return check_kernels()
 
 
 def _check_subject(run: _Run, subject: Subject) -> None:
