@@ -50,7 +50,7 @@ def check_kernels() -> dict[str, Any]:
     wrong = next((one for one in found if not one.passed), None)
     if wrong is not None:
         raise ShallowvitError(
-            f"selfcheck: the kernel {wrong.kernel} errs by {wrong.error:.2g} of the largest output on this GPU, and {wrong.limit:g} "
-            "is allowed; build engines with --attention native and please report this GPU"
+            f"selfcheck: the kernel {wrong.kernel} errs by {wrong.error:.2g} of the largest output on this GPU, and "
+            f"{wrong.limit:g} is allowed; build engines with --attention native and please report this GPU"
         )
     return {one.kernel: asdict(one) for one in found}
