@@ -25,7 +25,7 @@ from .tiles import padded
 if TYPE_CHECKING:
     from .records import Tile, Variant
 
-__all__ = ["attention_constants", "attention_kernel", "attention_reference"]
+__all__ = ["attention_constants", "attention_kernel", "attention_reference", "narrowed"]
 
 _LOG2_E = 1 / math.log(2)
 LOG2_E = tl.constexpr(_LOG2_E)  # for kernels, which read no other globals
@@ -35,6 +35,16 @@ LOG2_E = tl.constexpr(_LOG2_E)  # for kernels, which read no other globals
 def _tile_of(ptr, rows, columns, DENSE: tl.constexpr, inside):
     """A tile of a modifier's operand in fp32."""
     return tl.load(ptr + rows + columns[None, :] * DENSE, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def narrowed(x, dtype: tl.constexpr, WIDEN: tl.constexpr):
+    """Fp32 in a narrower type; with ``WIDEN`` fp32 of the nearest numbers that bf16 has, since the interpreter cuts digits."""
+    if WIDEN:
+        bits = x.to(tl.int32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000  # to even, where two are as near
+        return tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
 
 
 @triton.jit
@@ -186,11 +196,11 @@ def attention_kernel(
             weights *= _tile_of(probability_mask_ptr, probability_mask_rows, columns, PROBABILITY_MASK_M, inside)
             if RENORMALISE:
                 kept = kept * shrunk + tl.sum(weights, 1)
-        weights = weights.to(v_ptr.dtype.element_ty).to(v.dtype)
+        weights = narrowed(weights, v.dtype, WIDEN)
         result = tl.dot(weights, v, result * shrunk[:, None], input_precision=PRECISION)
         if positions_ptr is not None:
             there = _tile_of(positions_ptr, positions_rows, columns, POSITIONS_M, inside)
-            placed = tl.dot(there.to(v_ptr.dtype.element_ty).to(v.dtype), v, placed, input_precision=PRECISION)
+            placed = tl.dot(narrowed(there, v.dtype, WIDEN), v, placed, input_precision=PRECISION)
 
     share = kept if RENORMALISE else total
     result = result / tl.where(share == 0.0, 1.0, share)[:, None]
@@ -199,7 +209,8 @@ def attention_kernel(
         result = (1.0 - gate) * result + gate * placed
     out_ptr += item * out_b + head * out_h + start * out_n
     places = row_axis[:, None] * out_n + value_axis[None, :]
-    tl.store(out_ptr + places, result.to(out_ptr.dtype.element_ty), mask=row_here & value_here)
+    result = narrowed(result, out_ptr.dtype.element_ty, WIDEN).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + places, result, mask=row_here & value_here)
     if lse_ptr is not None:
         lse = top * (POWER / LOG2_E) + tl.log2(total) / LOG2_E
         tl.store(lse_ptr + (item * heads + head) * queries + start + row_axis, lse, mask=first + row_axis < queries)

@@ -103,8 +103,8 @@ def _check_tensors(
             if size != expected or not size:
                 needed = f"{expected}" if expected else "1 or more"
                 raise KernelError(
-                    f"kernels: {spec.name} has shape {tuple(one.shape)} with the axes {', '.join(spec.axes)}; {letter} is {size}, "
-                    f"and {needed} is expected"
+                    f"kernels: {spec.name} has shape {tuple(one.shape)} with the axes {', '.join(spec.axes)}; {letter} is "
+                    f"{size}, and {needed} is expected"
                 )
     return sizes
 
@@ -112,7 +112,8 @@ def _check_tensors(
 def _check_kind(spec: TensorSpec, one: torch.Tensor, device: torch.device) -> None:
     if one.dim() != len(spec.axes):
         raise KernelError(
-            f"kernels: {spec.name} has shape {tuple(one.shape)}, and its axes must be {', '.join(spec.axes)}; found {one.dim()} of them"
+            f"kernels: {spec.name} has shape {tuple(one.shape)}, {one.dim()} axes, and {len(spec.axes)} are expected: "
+            f"{', '.join(spec.axes)}"
         )
     if one.dtype != DTYPES[spec.dtype]:
         raise KernelError(f"kernels: {spec.name} is {one.dtype}, and {DTYPES[spec.dtype]} is expected; convert it")

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .attention import narrowed
 from .records import Layout
 from .tiles import padded
 
@@ -99,11 +100,12 @@ def gaussian_kernel(
         nearness = tl.dot(q, k, input_precision=PRECISION) - q_norm[:, None] - k_norm[None, :]
         # rounding may put a query above 0, nearer than at the key itself; weights behind the last key meet values of 0
         weights = tl.exp2(tl.minimum(nearness, 0.0) * FACTOR)
-        result = tl.dot(weights.to(v_ptr.dtype.element_ty).to(v.dtype), v, result, input_precision=PRECISION)
+        result = tl.dot(narrowed(weights, v.dtype, WIDEN), v, result, input_precision=PRECISION)
 
     out_ptr += item * out_b + head * out_h + start * out_n
     places = row_axis[:, None] * out_n + value_axis[None, :]
-    tl.store(out_ptr + places, result.to(out_ptr.dtype.element_ty), mask=row_here & value_here)
+    result = narrowed(result, out_ptr.dtype.element_ty, WIDEN).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + places, result, mask=row_here & value_here)
 
 
 def gaussian_constants(variant: Variant, tile: Tile, precision: str, *, widen: bool = False) -> dict[str, Any]:

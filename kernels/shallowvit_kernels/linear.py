@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .attention import narrowed
 from .records import FeatureMap, Layout
 from .tiles import padded
 
@@ -96,28 +97,25 @@ def linear_kernel(
         v = tl.load(v_ptr + tokens[:, None] * v_n + value_axis[None, :], mask=here[:, None] & value_here, other=0.0)
         features = tl.where(k_here, _features(k, ELU), 0.0)  # of elu + 1 nothing isn't 0
         total += tl.sum(features, 1)
-        features = features.to(k.dtype)
+        features = narrowed(features, v.dtype, WIDEN)
         if WIDEN:
-            features, v = features.to(tl.float32), v.to(tl.float32)
+            v = v.to(tl.float32)
         state = tl.dot(features, v, state, input_precision=PRECISION)
 
     largest = tl.max(tl.max(tl.abs(state), 1), 0)
     largest = tl.where(largest == 0.0, 1.0, largest)
-    rounded = (state / largest).to(v_ptr.dtype.element_ty)
-    if WIDEN:
-        rounded = rounded.to(tl.float32)
+    state = narrowed(state / largest, v_ptr.dtype.element_ty, WIDEN)
     for served in range(first, tl.minimum(first + SHARE, queries), TILE):
         tokens = (served + axis).to(tl.int64)
         here = (tokens < queries)[:, None]
         q = tl.load(q_ptr + tokens[:, None] * q_n + head_axis[None, :], mask=here & head_here[None, :], other=0.0)
         features = tl.where(head_here[None, :], _features(q, ELU), 0.0)
         share = tl.sum(features * total[None, :], 1) + EPSILON
-        features = features.to(q.dtype)
-        if WIDEN:
-            features = features.to(tl.float32)
-        result = tl.dot(features, rounded, input_precision=PRECISION) * (largest / tl.where(share == 0.0, 1.0, share))[:, None]
+        features = narrowed(features, q.dtype, WIDEN)
+        result = tl.dot(features, state, input_precision=PRECISION) * (largest / tl.where(share == 0.0, 1.0, share))[:, None]
         places = tokens[:, None] * out_n + value_axis[None, :]
-        tl.store(out_ptr + places, result.to(out_ptr.dtype.element_ty), mask=here & value_here)
+        result = narrowed(result, out_ptr.dtype.element_ty, WIDEN).to(out_ptr.dtype.element_ty)
+        tl.store(out_ptr + places, result, mask=here & value_here)
 
 
 def linear_constants(variant: Variant, tile: Tile, precision: str, *, widen: bool = False) -> dict[str, Any]:

@@ -41,6 +41,17 @@ def random_inputs(variant, batch, heads, queries, keys):
     return tensors
 
 
+def heads_first(variant, tensors):
+    """Queries, keys and values as [b, h, n, d], and the operands by name, in fp64."""
+    specs = inputs_of(variant)
+    if variant.layout is Layout.PACKED:
+        main, rest = list(tensors[0].permute(2, 0, 3, 1, 4)), zip(specs[1:], tensors[1:], strict=True)
+    else:
+        main = [one if variant.layout is Layout.HEADS_FIRST else one.transpose(1, 2) for one in tensors[:3]]
+        rest = zip(specs[3:], tensors[3:], strict=True)
+    return [one.double() for one in main], {spec.name: one.double() for spec, one in rest}
+
+
 def guarded(variant, batch, heads, queries, keys):
     """Outputs full of NaN, and what lies in front of them and behind them, full of sevens."""
     sizes = _sizes(variant, batch, heads, queries, keys)
@@ -54,6 +65,14 @@ def guarded(variant, batch, heads, queries, keys):
         outputs.append(inner.view(shape))
         fences += [whole[:FENCE], whole[FENCE + count :]]
     return tuple(outputs), fences
+
+
+def assert_errs_at_most_twice(got, expected, torchs, seed):
+    """The largest error, and the root mean square of all, are at most twice those of what torch computed in the same type."""
+    assert torch.isfinite(got).all(), seed
+    least = torch.finfo(got.dtype).eps * expected.abs().max().item() / 4  # where torch errs by next to nothing
+    for measure in (lambda errors: errors.abs().max().item(), rms):
+        assert measure(got - expected) <= 2 * max(measure(torchs - expected), least), seed
 
 
 def rms(errors):
