@@ -79,7 +79,8 @@ def _sign(function: Callable[..., Any], parameters: Sequence[tuple[str, Any]], r
 
 def _described(trt: Any, plugin: Any, kernel: Any, inputs: Sequence[Any], variant: str) -> tuple[Any, ...]:
     """Check the inputs, and say what the outputs are."""
-    if variant.rstrip("\0") != kernel.variant:
+    variant = variant.rstrip("\0")
+    if variant != kernel.variant:
         raise PluginError(
             f"plugin: a node {kernel.operator} says that it computes {variant or 'nothing'}, and its kernel was compiled for "
             f"{kernel.variant}; export again"
@@ -98,11 +99,7 @@ def _launched(plugin: Any, kernel: Any, inputs: Sequence[Any]) -> tuple[Any, ...
     kinds = [one.kind for one in kernel.arguments]
     if kinds != sorted(kinds, key=["input", "size", "output"].index):
         raise PluginError(f"plugin: the arguments of {kernel.operator} aren't in TensorRT's order; compile it again")
-    shapes = [tuple(one.shape) for one in inputs]
-    if not any(one.is_dynamic for one in (desc.shape for desc in inputs)):
-        numbers_of(kernel, shapes)
-    else:
-        numbers_of(kernel, [_largest(one.shape) for one in inputs])
+    numbers_of(kernel, [_largest(one.shape) for one in inputs])
     launch = plugin.KernelLaunchParams()
     launch.grid_x = _expression(plugin, kernel.grid, inputs)
     launch.block_x = kernel.threads
