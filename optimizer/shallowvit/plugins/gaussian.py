@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shallowvit_kernels.records import Kernel
 
 from ..exporting.attention import AttentionSite, UnfitError, check_shapes, is_product, passes
-from ..exporting.operands import untransposed
+from ..exporting.operands import untransposed, without_scale
 from ..exporting.values import constant_of, dims_of, scalar_of
 from .found import Found
 from .terms import terms_of
@@ -116,23 +116,44 @@ def _distance(value: onnx_ir.Value | None) -> _Distance | None:
     if len(products) != 1 or len(norms) != 2:
         return None
     factor, term = products[0]
+    sums = [(norm, _normed(of)) for norm, of in norms]
     product = term.producer()
     assert product is not None
-    left, right = product.inputs[0], product.inputs[1]
-    if left is None or right is None or any(abs(norm + factor / 2) > _NEAR * abs(factor) for norm, _ in norms):
-        return None
-    key, permutation, _scale = untransposed(right)
-    if _scale != 1:  # norms are of the keys as they are multiplied
-        key, permutation = right, _last_swapped(right)
-    sums = [_normed(norm) for _, norm in norms]
-    for query_sum, key_sum in (sums, sums[::-1]):
-        if query_sum is None or key_sum is None:
-            continue
-        of_keys = (_Norm(right, "columns", -2), _Norm(key, "columns", -1))
-        plain = permutation == tuple(range(len(permutation)))
-        if query_sum == _Norm(left, "rows", -1) and key_sum in of_keys[: 2 if plain else 1]:
-            return _Distance(-factor / 2, left, key, permutation, product)
+    for query, query_scale, query_norm in _query_forms(product):
+        for key, permutation, key_scale, key_norm in _key_forms(product):
+            found = {norm: coefficient for coefficient, norm in sums}
+            wanted = factor * query_scale * key_scale / -2
+            fits = all(abs(found.get(one, 0.0) - wanted) <= _NEAR * abs(wanted) for one in (query_norm, key_norm))
+            if fits:
+                return _Distance(wanted, query, key, permutation, product)
     return None
+
+
+def _query_forms(product: onnx_ir.Node) -> list[tuple[onnx_ir.Value, float, _Norm]]:
+    """The left side as it is and without its scale, and the norms that belong to it."""
+    left = product.inputs[0]
+    assert left is not None
+    bare, scale = without_scale(left)
+    return [(one, factor, _Norm(one, "rows", -1)) for one, factor in ((left, 1.0), (bare, scale))]
+
+
+def _key_forms(product: onnx_ir.Node) -> list[tuple[onnx_ir.Value, tuple[int, ...], float, _Norm]]:
+    """The right side as it is, in front of its transposition and without its scale, and the norms that belong to it."""
+    right = product.inputs[1]
+    assert right is not None
+    swap = _last_swapped(right)
+    plain = tuple(range(len(swap)))
+    forms = []
+    node = right.producer()
+    before = node.inputs[0] if node is not None and node.op_type == "Transpose" else None
+    if node is not None and before is not None and tuple(node.attributes.get_ints("perm", ())) == swap:
+        forms += [(before, plain, 1.0, norm) for norm in (_Norm(before, "columns", -1), _Norm(right, "columns", -2))]
+    else:
+        forms.append((right, swap, 1.0, _Norm(right, "columns", -2)))
+    key, permutation, scale = untransposed(right)
+    if permutation == plain:
+        forms.append((key, plain, scale, _Norm(key, "columns", -1)))
+    return forms
 
 
 def _times(distance: _Distance, factor: float) -> _Distance:

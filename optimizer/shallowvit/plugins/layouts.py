@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shallowvit_kernels.records import Layout
 
 from ..exporting.fusing import in_four_dimensions, transposed
-from ..exporting.values import constant_of, dims_of, scalar_of
+from ..exporting.values import constant_of, dims_of, is_float, scalar_of
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -38,25 +38,37 @@ class _Selected:
 
 def main_inputs(emitter: Emitter, site: AttentionSite) -> tuple[list[onnx_ir.Value], Layout]:
     """Return a variant's inputs for queries, keys and values, and the layout that they are in."""
-    key_order = site.key_permutation
-    plain = ((site.query, None), (site.key, key_order), (site.value, None))
+    key_order, dtype = site.key_permutation, site.query.dtype
+    assert dtype is not None
+    plain = tuple((_uncast(one), order) for one, order in ((site.query, None), (site.key, key_order), (site.value, None)))
     if len(dims_of(site.query)) == 4:
         packed = _packed(emitter, plain)
         if packed is not None:
-            return [packed], Layout.PACKED
+            return [emitter.cast(packed, dtype)], Layout.PACKED
         found = [_tokens_first(value, order) for value, order in plain]
         if all(one is not None for one in found):
-            return [_emitted(emitter, one) for one in found if one is not None], Layout.TOKENS_FIRST
-    parts = (site.query, transposed(emitter, site.key, key_order), site.value)
+            parts = [_emitted(emitter, one) for one in found if one is not None]
+            return [emitter.cast(one, dtype) for one in parts], Layout.TOKENS_FIRST
+    parts = [site.query, transposed(emitter, site.key, key_order), site.value]
     return [in_four_dimensions(emitter, one) for one in parts], Layout.HEADS_FIRST
 
 
+def _uncast(value: onnx_ir.Value) -> onnx_ir.Value:
+    """What a cast was of: it may as well stand in front of the transposition."""
+    node = value.producer()
+    inner = node.inputs[0] if node is not None and node.op_type == "Cast" else None
+    return inner if inner is not None and is_float(inner) else value
+
+
 def transposition_behind(output: onnx_ir.Value) -> onnx_ir.Node | None:
-    """Return the node that makes an output [b, h, n, d] tokens first, where that is its only use."""
+    """Return the node that makes an output [b, h, n, d] tokens first, where that is its only use; a cast may come first."""
     users = [user for user, _ in output.uses()]
-    if len(users) != 1 or output.is_graph_output() or users[0].op_type != "Transpose":
+    if len(users) != 1 or output.is_graph_output():
         return None
-    return users[0] if tuple(users[0].attributes.get_ints("perm", ())) == SWAP else None
+    if users[0].op_type == "Cast" and is_float(users[0].outputs[0]):
+        return transposition_behind(users[0].outputs[0])
+    swaps = users[0].op_type == "Transpose" and tuple(users[0].attributes.get_ints("perm", ())) == SWAP
+    return users[0] if swaps else None
 
 
 def _tokens_first(value: onnx_ir.Value, order: tuple[int, ...] | None) -> onnx_ir.Value | _Selected | None:

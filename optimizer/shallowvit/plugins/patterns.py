@@ -25,7 +25,7 @@ from ..exporting.attention import (
 )
 from ..exporting.masks import no_row_is_empty
 from ..exporting.operands import untransposed, without_scale
-from ..exporting.values import constant_of, dims_of, scalar_of
+from ..exporting.values import Emitter, constant_of, dims_of, is_float, scalar_of
 from .folding import folded
 from .found import Factor, Found, Gate
 
@@ -76,8 +76,8 @@ def found_in_softmax(softmax: onnx_ir.Node) -> Found:
     assert left is not None
     assert right is not None
     assert value is not None
-    query, left_scale = without_scale(left)
-    key, permutation, right_scale = untransposed(right)
+    query, left_scale = _queries(left)
+    key, permutation, right_scale = _keys(right)
     query, key, value = one_type(query, key, value, walk)
     scale = walk.factor * left_scale * right_scale
     if not scale > 0:
@@ -112,6 +112,41 @@ def found_in_softmax(softmax: onnx_ir.Node) -> Found:
         renormalise=seen.renormalise,
         gate=seen.gate,
     )
+
+
+def _queries(left: onnx_ir.Value) -> tuple[onnx_ir.Value, float]:
+    """``without_scale``, also where a cast stands behind the scale: it is made anew in front of it."""
+    bare, scale = without_scale(left)
+    cast = _cast_of(bare)
+    if cast is None or cast.inputs[0] is None:
+        return bare, scale
+    inner, more = without_scale(cast.inputs[0])
+    return (bare, scale) if more == 1 else (_narrowed(inner, cast), scale * more)
+
+
+def _keys(right: onnx_ir.Value) -> tuple[onnx_ir.Value, tuple[int, ...], float]:
+    """``untransposed``, likewise."""
+    cast = _cast_of(right)
+    if cast is None or cast.inputs[0] is None:
+        return untransposed(right)
+    key, permutation, scale = untransposed(cast.inputs[0])
+    return _narrowed(key, cast), permutation, scale
+
+
+def _cast_of(value: onnx_ir.Value) -> onnx_ir.Node | None:
+    node = value.producer()
+    return node if node is not None and node.op_type == "Cast" and is_float(node.inputs[0]) and is_float(value) else None
+
+
+def _narrowed(value: onnx_ir.Value, cast: onnx_ir.Node) -> onnx_ir.Value:
+    """The value cast as another is."""
+    dtype = cast.outputs[0].dtype
+    assert dtype is not None
+    assert cast.graph is not None
+    emitter = Emitter(cast.graph, dict(cast.metadata_props))
+    result = emitter.cast(value, dtype)
+    emitter.insert_before(cast)
+    return result
 
 
 def _first(scores: onnx_ir.Value, walk: _Scores) -> onnx_ir.Node:

@@ -204,14 +204,7 @@ def _replace(model: onnx_ir.Model, found: Found, name: str) -> Variant:
     function = function_of(variant, graph.opset_imports.get("", 18))
     model.functions.setdefault(function.identifier(), function)
     graph.opset_imports[DOMAIN] = 1
-    _remove(graph, site.second, last, behind)
     return variant
-
-
-def _remove(graph: onnx_ir.Graph, *nodes: onnx_ir.Node | None) -> None:
-    """Take what the new node stands for away, the last of it first, so that what reads its inputs is right at once."""
-    for node in reversed(list(dict.fromkeys(node for node in nodes if node is not None))):
-        graph.remove(node, safe=True)
 
 
 def _output(output: onnx_ir.Value, dtype: onnx_ir.DataType | None) -> tuple[onnx_ir.Node, onnx_ir.Value]:
