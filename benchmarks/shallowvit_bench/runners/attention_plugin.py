@@ -168,7 +168,7 @@ class _Plugin:
         self.num_outputs = len(first.outputs)
         self._loaded: LoadedKernel | None = None
         self._prepared: tuple[tuple[tuple[int, ...], ...], PreparedLaunch] | None = None
-        self._fields: list[bytes] = []
+        self._fields: list[tuple[str, bytes]] = []
 
     def get_capability_interface(self, _kind: Any) -> Any:
         return self
@@ -225,12 +225,11 @@ class _Plugin:
             numbers_of(self._first, shapes)
 
     def get_fields_to_serialize(self) -> Any:
-        names, self._fields = [], []  # kept: TensorRT reads them after this returns
+        self._fields = []  # kept: TensorRT reads names and contents after this returns
         for index, kernel in enumerate(self._kernels):
-            names += [f"launch_{index}", f"ptx_{index}"]
-            self._fields += [kernel.launch.encode(), kernel.ptx.encode()]
+            self._fields += [(f"launch_{index}", kernel.launch.encode()), (f"ptx_{index}", kernel.ptx.encode())]
         kind = self._trt.PluginFieldType.CHAR
-        fields = [self._trt.PluginField(name, data, kind) for name, data in zip(names, self._fields, strict=True)]
+        fields = [self._trt.PluginField(name, content, kind) for name, content in self._fields]
         return self._trt.PluginFieldCollection(fields)
 
     # while it runs

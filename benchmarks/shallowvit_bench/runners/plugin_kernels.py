@@ -278,8 +278,8 @@ def check_shapes(kernel: Kernel, shapes: Sequence[Dims]) -> None:
         for letter, size in zip(spec.axes, shape, strict=True):
             if size is None:
                 continue
-            letter = "n" if packed and letter == "m" else letter
-            wanted = 1 if letter in spec.broadcast else known.setdefault(letter, size)
+            same = "n" if packed and letter == "m" else letter  # packed keys are as many as queries
+            wanted = 1 if letter in spec.broadcast else known.setdefault(same, size)
             if size != wanted or size < 1:
                 raise PluginError(
                     f"plugin: axis {letter} of {spec} of {kernel.operator} is {size}, and {max(wanted, 1)} is expected; "
