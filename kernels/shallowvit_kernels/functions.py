@@ -209,7 +209,7 @@ def _modified(
 
 def _gaussian(body: _Body, variant: Variant, q: onnx_ir.Value, k: onnx_ir.Value, v: onnx_ir.Value) -> onnx_ir.Value:
     """exp(scale * q k^T - scale / 2 * |q|^2 - scale / 2 * |k|^2) v."""
-    norms = [body.op("ReduceSumSquare", one, body.constant([-1]), keepdims=1) for one in (q, k)]
+    norms = [body.op("ReduceSum", body.op("Mul", one, one), body.constant([-1]), keepdims=1) for one in (q, k)]
     halves = body.times(body.op("Add", norms[0], body.last_swapped(norms[1])), variant.scale / 2)
     products = body.times(body.op("MatMul", q, body.last_swapped(k)), variant.scale)
     return body.op("MatMul", body.op("Exp", body.op("Sub", products, halves), anchor=True), v)

@@ -46,6 +46,15 @@ def test_rewrite_attention_of_an_attention_node_gives_the_same_answers(case):
     assert variant.value_size == 12
 
 
+def test_rewrite_attention_of_a_boolean_mask_that_hides_all_keys_answers_as_before():
+    model = _node("", ", bool[B,1,5,7] m", inputs="q, k, v, m")
+    feeds = feeds_of(model)
+    feeds["m"] = np.zeros_like(feeds["m"])
+    assert not answers(model, feeds).any()
+    rewrite_attention(model, "plugin")
+    assert not answers(model, feeds).any()
+
+
 def test_rewrite_attention_of_a_node_with_three_dimensions_reshapes_into_tokens_first():
     inputs = "float[B,5,32] q, float[B,7,32] k, float[B,7,24] v, float[2,5,7] m"
     text = f'<ir_version: 11, opset_import: ["": 23]>\nagraph ({inputs}) => (float[B,5,24] y) {{\n'

@@ -1,5 +1,6 @@
 """Attention as MatMul, Softmax, MatMul with what TensorRT has no kernel for: what becomes a node of ours, and what doesn't."""
 
+import numpy as np
 import onnx_ir
 import pytest
 
@@ -264,6 +265,21 @@ def test_rewrite_attention_keeps_name_scopes_and_output_of_what_it_replaces():
     assert attributes == {"variant": variant.to_json(), "plugin_namespace": "shallowvit", "plugin_version": "1"}
     assert model.graph.opset_imports["shallowvit"] == 1
     assert [key[1] for key in model.functions] == [variant.name]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_rewrite_attention_of_a_guarded_mask_gives_zeros_to_queries_that_see_no_key(turned):
+    chosen = "Where(m, c, a)" if turned else "Where(m, a, c)"
+    steps = {"s": SCORES + f"s = {chosen}", "y": "n = IsNaN(p) b = Where(n, z, p) y = MatMul(b, v)"}
+    model = pattern(steps, ", bool[B,1,5,7] m", extra="<float z = {0}, float c = {-1}>")
+    low = model.graph.initializers["c"]
+    low.const_value = onnx_ir.tensor(np.array(-np.inf, np.float32), name="c")
+    feeds = feeds_of(model)
+    feeds["m"] = feeds["m"].copy() if not turned else ~feeds["m"]
+    feeds["m"][1, 0, 2] = turned
+    expected = answers(model, feeds)
+    assert not expected[1, :, 2].any()
+    assert _described(rewritten(model, feeds=feeds)) == "bias:h"
 
 
 def test_rewrite_attention_twice_gives_the_same_bytes():

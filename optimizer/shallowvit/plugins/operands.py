@@ -6,6 +6,7 @@ says; so every size must be 1 or provably that of the scores.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..exporting.values import Dim, Emitter
     from .found import Factor, Found
 
-__all__ = ["gate_of", "operands_of"]
+__all__ = ["gate_of", "hides_entirely", "operands_of"]
 
 _LETTERS = "bhnm"
 
@@ -39,7 +40,7 @@ def operands_of(emitter: Emitter, found: Found) -> list[tuple[Operand, onnx_ir.V
     site = found.site
     given = [
         (Modifier.SCORE_MASK, _factor(emitter, found.score_masks, site)),
-        (Modifier.BIAS, additive_mask(emitter, site, _bias_type(site), spread=False)),
+        (Modifier.BIAS, _bias(emitter, site)),
         (Modifier.PROBABILITY_MASK, _factor(emitter, found.factors, site)),
         (Modifier.POSITIONS, None if found.gate is None else found.gate.positions),
     ]
@@ -75,6 +76,23 @@ def gate_of(emitter: Emitter, found: Found) -> onnx_ir.Value | None:
         raise UnfitError(f"the gate has the shape {list(dims)}, which isn't one number a head")
     flat = emitter.op("Reshape", [gate, emitter.constant([heads])], dims=[heads])
     return emitter.cast(flat, onnx_ir.DataType.FLOAT)
+
+
+def hides_entirely(site: AttentionSite) -> bool:
+    """Whether its only mask is a boolean one that means minus infinity: queries that see no key then give zeros in a kernel."""
+    return len(site.masks) == 1 and site.masks[0].fill == -math.inf and site.masks[0].view is None
+
+
+def _bias(emitter: Emitter, site: AttentionSite) -> onnx_ir.Value | None:
+    if not hides_entirely(site):
+        return additive_mask(emitter, site, _bias_type(site), spread=False)
+    import onnx_ir
+
+    (term,) = site.masks
+    like = onnx_ir.Value(type=onnx_ir.TensorType(_bias_type(site)))
+    numbers = [emitter.constant(np.float32(number), like) for number in (0, -np.inf)]
+    choices = numbers[::-1] if term.fill_where else numbers
+    return emitter.op("Where", [term.value, *choices], dims=term.value.shape, dtype=like.dtype)
 
 
 def _bias_type(site: AttentionSite) -> onnx_ir.DataType:

@@ -28,6 +28,7 @@ from ..exporting.operands import untransposed, without_scale
 from ..exporting.values import Emitter, constant_of, dims_of, is_float, scalar_of
 from .folding import folded
 from .found import Factor, Found, Gate
+from .operands import hides_entirely
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -102,7 +103,7 @@ def found_in_softmax(softmax: onnx_ir.Node) -> Found:
         masks=tuple(reversed(walk.masks)),
         guarded=seen.guarded,
     )
-    if site.guarded and not no_row_is_empty(site):
+    if site.guarded and not no_row_is_empty(site) and not hides_entirely(site):
         raise UnfitError("queries that see no key give zeros here, and their mask would be turned into finite numbers")
     return Found(
         site=site,
