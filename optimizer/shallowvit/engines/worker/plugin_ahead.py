@@ -12,15 +12,26 @@ import inspect
 import types
 from typing import TYPE_CHECKING, Any
 
-from plugin_kernels import (  # type: ignore[import-not-found]  # beside TensorRT, from the harness
-    DTYPES,
-    NAMESPACE,
-    PluginError,
-    check_shapes,
-    check_types,
-    choose_kernel,
-    numbers_of,
-)
+if __package__:
+    from shallowvit_bench.runners.plugin_kernels import (
+        DTYPES,
+        NAMESPACE,
+        PluginError,
+        check_shapes,
+        check_types,
+        choose_kernel,
+        numbers_of,
+    )
+else:  # run beside TensorRT, where that file is copied
+    from plugin_kernels import (  # type: ignore[import-not-found, no-redef]
+        DTYPES,
+        NAMESPACE,
+        PluginError,
+        check_shapes,
+        check_types,
+        choose_kernel,
+        numbers_of,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
