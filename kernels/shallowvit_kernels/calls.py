@@ -66,37 +66,15 @@ def fused_attention(
     Raises:
         KernelError: a tensor's shape, type, stride or device doesn't fit; says which and what would.
     """
-    unknown = sorted(set(modifiers) - set(ScoreModifiers.__annotations__))
-    if unknown:
-        raise KernelError(
-            f"fused_attention: unknown {', '.join(unknown)}; choose from {', '.join(ScoreModifiers.__annotations__)}"
-        )
     _check_main(q, k, v)
-    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    gate = modifiers.get("gate")
-    if (gate is None) != (modifiers.get("positions") is None):
-        given, other = ("positions", "gate") if gate is None else ("gate", "positions")
-        raise KernelError(f"fused_attention: {given} without {other}, and one mixes by the other; give both or neither")
-    operands, tensors = [], []
-    for modifier in Modifier:
-        one = modifiers.get(str(modifier))
-        if isinstance(one, torch.Tensor):
-            operand, tensor = _operand(modifier, one, shape)
-            operands.append(operand)
-            tensors.append(tensor)
-    if gate is not None:
-        if gate.shape != (shape[1],):
-            raise KernelError(
-                f"fused_attention: gate has shape {tuple(gate.shape)}, and one number a head, ({shape[1]},), is expected"
-            )
-        tensors.append(gate.float().contiguous())
+    operands, tensors = _operands(modifiers, (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
     variant = Variant(
         Kernel.ATTENTION,
         _DTYPES[q.dtype],
         q.shape[3],
         v.shape[3],
         scale=q.shape[3] ** -0.5 if scale is None else scale,
-        operands=tuple(operands),
+        operands=operands,
         soft_cap=modifiers.get("soft_cap"),
         renormalise=bool(modifiers.get("renormalise")),
         log_sum_exp=log_sum_exp,
@@ -219,6 +197,32 @@ def _check_main(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
             )
     if q.dtype not in _DTYPES:
         raise KernelError(f"kernels: q is {q.dtype}; choose from {', '.join(map(str, _DTYPES))}")
+
+
+def _operands(modifiers: ScoreModifiers, shape: tuple[int, ...]) -> tuple[tuple[Operand, ...], list[torch.Tensor]]:
+    """The operands of a variant, and their tensors with the gate behind them; ``shape`` is the scores'."""
+    unknown = sorted(set(modifiers) - set(ScoreModifiers.__annotations__))
+    if unknown:
+        known = ", ".join(ScoreModifiers.__annotations__)
+        raise KernelError(f"fused_attention: unknown {', '.join(unknown)}; choose from {known}")
+    gate = modifiers.get("gate")
+    if (gate is None) != (modifiers.get("positions") is None):
+        given, other = ("positions", "gate") if gate is None else ("gate", "positions")
+        raise KernelError(f"fused_attention: {given} without {other}, and one mixes by the other; give both or neither")
+    operands, tensors = [], []
+    for modifier in Modifier:
+        one = modifiers.get(str(modifier))
+        if isinstance(one, torch.Tensor):
+            operand, tensor = _operand(modifier, one, shape)
+            operands.append(operand)
+            tensors.append(tensor)
+    if gate is not None:
+        if gate.shape != (shape[1],):
+            raise KernelError(
+                f"fused_attention: gate has shape {tuple(gate.shape)}, and one number a head, ({shape[1]},), is expected"
+            )
+        tensors.append(gate.float().contiguous())
+    return tuple(operands), tensors
 
 
 def _operand(modifier: Modifier, one: torch.Tensor, shape: tuple[int, ...]) -> tuple[Operand, torch.Tensor]:
