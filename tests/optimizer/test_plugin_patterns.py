@@ -31,6 +31,7 @@ UNDERSTOOD = {
     "boolean": ({"s": SCORES + "s = Where(m, a, c)"}, ", bool[B,1,1,7] m", "<float c = {-1e9}>", "bias:hn"),
     "head-scale": ({"s": SCORES + "s = Mul(a, m)"}, ", float[2,1,1] m", "", "score_mask:bnm"),
     "head-temperature": ({"s": SCORES + "s = Div(a, t)"}, "", "<float[1,2,1,1] t = {2.0, 0.7}>", "score_mask:bnm"),
+    "head-temperature-of-all": ({"s": SCORES + "s = Div(a, t)"}, "", "<float[1,2,1,1] t = {2.0, 2.0}>", ""),
     "score-mask": ({"s": SCORES + "s = Mul(m, a)"}, ", float[B,1,5,7] m", "", "score_mask:h"),
     "score-mask-then-bias": (
         {"s": SCORES + "b = Mul(a, m) d = Mul(b, c) s = Add(d, n)"}, BIAS + ", float[5,7] n", "<float c = {0.3}>",

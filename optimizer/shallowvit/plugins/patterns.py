@@ -187,6 +187,10 @@ def _back(node: onnx_ir.Node, value: onnx_ir.Value, walk: _Scores) -> onnx_ir.Va
         if other is scores:
             raise UnfitError("the scores are multiplied by themselves")
         if scores is not None and other is not None and scalar_of(other) in (None, 0.0):
+            same = folded(other)
+            if same is not None and same.size == 1 and float(same.reshape(())) > 0:  # a temperature that all heads share
+                walk.factor *= float(same.reshape(())) ** (-1 if node.op_type == "Div" else 1)
+                return scores
             if walk.view is not None:
                 raise UnfitError("the scores are multiplied by a tensor while they are reshaped")
             walk.score_masks.append(Factor(other, turned=node.op_type == "Div"))
