@@ -21,9 +21,9 @@ def made_up_ptx(variant, sm=80, suffix=""):
     return f".version 8.0\n.target sm_{sm}{suffix}\n.visible .entry {variant.name}(\n)\n.reqntid 128\n{{ }}\n"
 
 
-def made_up_launch(variant, sm=80, suffix=""):
+def made_up_launch(variant, sm=80, suffix="", shared_bytes=4096):
     names = definition_of(variant.kernel).kernel.arg_names
-    return launch_of(variant, names, tile_for(variant, sm), made_up_ptx(variant, sm, suffix), 4096)
+    return launch_of(variant, names, tile_for(variant, sm), made_up_ptx(variant, sm, suffix), shared_bytes)
 
 
 def write_made_up(folder, *variants, sm=80):

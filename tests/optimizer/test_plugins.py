@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
 
@@ -225,3 +227,62 @@ def test_fusion_report_refuses_layers_whose_plugin_is_not_in_the_engine(tmp_path
     assert fusion_report(sites, layers, b"", "engine inspector", named=False).whole
     with pytest.raises(ShallowvitError, match=rf"names the attention kernels none, but the engine holds {HALF.name}"):
         fusion_report(sites, [], made_up_ptx(HALF).encode(), "engine inspector", named=False)
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """The worker's module in this process, whose imports are forgotten afterwards."""
+    from shallowvit.engines.worker import plugin_nodes
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield plugin_nodes
+    for name in ("plugin_kernels", "plugin_launch", "attention_plugin"):
+        sys.modules.pop(name, None)
+
+
+def test_register_plugins_with_a_tensorrt_that_has_none_says_from_when(worker, tmp_path):
+    job = {"folder": str(tmp_path), "plugin_code": copy_plugin_code(tmp_path / "code")} | write_made_up(tmp_path, HALF)
+    flavour = SimpleNamespace(TITLE="TensorRT", takes_plugins_ahead=lambda _trt: False)
+    with pytest.raises(
+        worker.PluginRefused, match=r"^plugin: TensorRT 9\.3 takes none written in Python; they came with 10\.0"
+    ):
+        worker.register_plugins(SimpleNamespace(__version__="9.3"), flavour, job, 86)
+
+
+def test_give_library_its_name_leaves_other_flavours_and_full_installations_alone(worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started again"))
+    worker.give_library_its_name({"flavour": "tensorrt", "folder": str(tmp_path)})
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "libtensorrt_rtx.so").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path / "installed"))
+    worker.give_library_its_name({"flavour": "rtx", "folder": str(tmp_path)})
+    assert [path.name for path in tmp_path.iterdir()] == ["installed"]
+
+
+@pytest.mark.gpu
+def test_engine_of_our_nodes_answers_as_their_functions(tmp_path):
+    from shallowvit_bench.runners import RunnerOptions
+    from shallowvit_bench.runners.cuda_driver import first_gpu
+    from shallowvit_bench.runners.tensorrt_engine import open_rtx
+
+    if first_gpu() is None:
+        pytest.skip("needs an NVIDIA GPU")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    graph = save_graph(tmp_path / "model.onnx", HALF, FULL)
+    profile = profile_of(HALF, FULL, high=(3, 50))
+    shapes = tuple((name, *map(tuple, shape)) for name, shape in profile.items())
+    (tmp_path / "engine").mkdir()
+    engine = build_engine(graph, tmp_path / "engine", BuildConfig(flavour=Flavour.RTX, shapes=shapes)).path
+    random = np.random.default_rng()
+    batch = {
+        name: random.standard_normal(high).astype(np.float16 if name.endswith("0") else np.float32)
+        for name, (_, _, high) in profile.items()
+    }
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    wanted = dict(zip([one.name for one in session.get_outputs()], session.run(None, batch), strict=True))
+    for options in (RunnerOptions(), RunnerOptions(cuda_graph=True)):
+        with open_rtx(engine, options) as runner:
+            bound = runner.bind(batch)
+            bound()
+            for name, found in bound.outputs().items():
+                np.testing.assert_allclose(found, wanted[name], rtol=1e-2, atol=1e-2)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def sources():
 
 @pytest.fixture
 def built(sources, tmp_path):
-    def run(variant, /, sm=86, kernels=((80, ""),), **changed):
+    def run(variant, /, sm=86, kernels=((80, ""),), texts=None, **changed):
         known = {"b": 3, "h": HEADS, "n": 33, "m": 50, "d": variant.head_size, "e": variant.value_size, "3": 3}
         specs = inputs_of(variant)
         high = [[1 if letter in spec.broadcast else known[letter] for letter in spec.axes] for spec in specs]
@@ -63,7 +64,7 @@ def built(sources, tmp_path):
         job = {
             "operator": variant.name,
             "variant": variant.to_json(),
-            "kernels": [[made_up_launch(variant, *one).to_json(), made_up_ptx(variant, *one)] for one in kernels],
+            "kernels": texts or [[made_up_launch(variant, *one).to_json(), made_up_ptx(variant, *one)] for one in kernels],
             "sm": sm,
             "types": [TYPES[spec.dtype] for spec in specs],
             "dims": dynamic,
@@ -117,3 +118,16 @@ def test_register_ahead_refuses_what_the_kernel_does_not_take(built, changed, se
     assert found["refused"].startswith(sentence)
     registered = "sm" not in changed
     assert found["kept"] == ([found["refused"]] if registered else [])
+
+
+def test_register_ahead_refuses_more_shared_memory_than_a_launch_has(built):
+    launch = made_up_launch(HALF, shared_bytes=50_000).to_json()
+    found, _ = built(HALF, texts=[[launch, made_up_ptx(HALF)]])
+    assert found["refused"].startswith(f"plugin: {HALF.name} needs 50000 bytes of shared memory a block, and 49152 is the most")
+
+
+def test_register_ahead_refuses_arguments_in_another_order(built):
+    launch = made_up_launch(HALF)
+    turned = replace(launch, arguments=launch.arguments[::-1]).to_json()
+    found, _ = built(HALF, texts=[[turned, made_up_ptx(HALF)]])
+    assert found["refused"] == f"plugin: the arguments of {HALF.name} aren't in TensorRT's order; compile it again"

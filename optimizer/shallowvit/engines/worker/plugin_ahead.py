@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["register_ahead"]
 
 _MODULE = "tensorrt.plugin"
+_SHARED_BYTES = 48 * 1024  # a launch that needs more has to ask the driver, which TensorRT isn't known to do
 
 
 def register_ahead(trt: Any, operators: Mapping[str, Sequence[Any]], sm: int | None) -> list[str]:
@@ -110,6 +111,11 @@ def _launched(plugin: Any, kernel: Any, inputs: Sequence[Any]) -> tuple[Any, ...
     kinds = [one.kind for one in kernel.arguments]
     if kinds != sorted(kinds, key=["input", "size", "output"].index):
         raise PluginError(f"plugin: the arguments of {kernel.operator} aren't in TensorRT's order; compile it again")
+    if kernel.shared_bytes > _SHARED_BYTES:
+        raise PluginError(
+            f"plugin: {kernel.operator} needs {kernel.shared_bytes} bytes of shared memory a block, and {_SHARED_BYTES} is the "
+            "most that TensorRT gives; compile it with smaller tiles"
+        )
     numbers_of(kernel, [_largest(one.shape) for one in inputs])
     launch = plugin.KernelLaunchParams()
     launch.grid_x = _expression(plugin, kernel.grid, inputs)
