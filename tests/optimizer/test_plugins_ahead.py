@@ -7,10 +7,12 @@ import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shallowvit.engines.process import WORKER, copy_plugin_code
+from shallowvit.engines.worker import build_engine
 from shallowvit_kernels.records import Dtype, Kernel, Layout, Modifier, Operand, Variant
 from shallowvit_kernels.tensors import inputs_of
 
@@ -131,3 +133,17 @@ def test_register_ahead_refuses_arguments_in_another_order(built):
     turned = replace(launch, arguments=launch.arguments[::-1]).to_json()
     found, _ = built(HALF, texts=[[turned, made_up_ptx(HALF)]])
     assert found["refused"] == f"plugin: the arguments of {HALF.name} aren't in TensorRT's order; compile it again"
+
+
+@pytest.mark.parametrize(("ahead", "flags"), [(True, 0b1010), (False, 0b10), (None, 0b10)])
+def test_network_of_plugins_that_are_taken_ahead_prefers_them(ahead, flags):
+    made = []
+    network = SimpleNamespace(num_layers=1, num_outputs=1)
+    trt = SimpleNamespace(
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1, PREFER_AOT_PYTHON_PLUGINS=3),
+        OnnxParser=lambda *_: SimpleNamespace(parse_from_file=lambda _path: True),
+    )
+    builder = SimpleNamespace(create_network=lambda given: made.append(given) or network)
+    registered = None if ahead is None else SimpleNamespace(ahead=ahead, problem=lambda: None)
+    build_engine._network(trt, builder, None, {"onnx": "model.onnx", "name": "model"}, registered)
+    assert made == [flags] and network.name == "model"
