@@ -62,6 +62,11 @@ UNDERSTOOD = {
         {"y": "g = Abs(m) d = Mul(p, g) e = ReduceSum<keepdims=0>(d, last) h = Unsqueeze(e, last) f = Div(d, h) "
               "y = MatMul(f, v)"}, BIAS, "<int64[1] last = {-1}>", "probability_mask:b renormalised",
     ),
+    "sum-in-a-wider-type": (
+        {"y": "g = Abs(m) d = Mul(p, g) w = Cast<to=11>(d) e = ReduceSum<keepdims=1>(w, last) h = Cast<to=1>(e) f = Div(d, h) "
+              "y = MatMul(f, v)"}, BIAS, "<int64[1] last = {-1}>", "probability_mask:b renormalised",
+    ),
+    "dead-reader": ({"p": "p = Softmax<axis=-1>(s) dead = Identity(s) gone = Abs(p)"}, "", "", ""),
     "gate": ({"y": MIXED + "y = MatMul(d, v)"}, ", float[1,2,5,7] w", GATE, "positions:b"),
     "convit": (
         {"p": "p = Softmax<axis=-1>(s) w = Softmax<axis=-1>(w0)", "y": MIXED + DIVIDED}, ", float[B,2,5,7] w0", GATE,

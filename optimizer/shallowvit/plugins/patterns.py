@@ -115,6 +115,12 @@ def found_in_softmax(softmax: onnx_ir.Node) -> Found:
     )
 
 
+def _users(value: onnx_ir.Value) -> list[onnx_ir.Node]:
+    """Who reads a value; exporters leave nodes behind that nobody reads."""
+    readers = dict.fromkeys(user for user, _ in value.uses())
+    return [user for user in readers if any(one.uses() or one.is_graph_output() for one in user.outputs)]
+
+
 def _queries(left: onnx_ir.Value) -> tuple[onnx_ir.Value, float]:
     """``without_scale``, also where a cast stands behind the scale: it is made anew in front of it."""
     bare, scale = without_scale(left)
@@ -154,7 +160,7 @@ def _first(scores: onnx_ir.Value, walk: _Scores) -> onnx_ir.Node:
     """Go back from the softmax's input to the MatMul of queries and keys."""
     value = scores
     for _ in range(_DEEP):
-        users = list(dict.fromkeys(user for user, _ in value.uses()))
+        users = _users(value)
         if value.is_graph_output():
             raise UnfitError("the scores are an output of the graph")
         if len(users) != 1:
@@ -218,7 +224,7 @@ def _second(softmax: onnx_ir.Node, seen: _Probabilities) -> onnx_ir.Node:
     for _ in range(_DEEP):
         if value.is_graph_output():
             raise UnfitError("the probabilities are an output of the graph")
-        users = list(dict.fromkeys(user for user, _ in value.uses()))
+        users = _users(value)
         guard, divided = nan_guard(value, users), _divided(value, users)
         if guard is not None and not (seen.factors or seen.gate):
             value, seen.guarded = guard.outputs[0], True
@@ -310,10 +316,14 @@ def _same(one: onnx_ir.Value | None, other: onnx_ir.Value | None, depth: int) ->
 
 
 def _divided(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> onnx_ir.Node | None:
-    """The Div of ``p / sum(p)``, the sum being over the keys."""
-    if {user.op_type for user in users} != {"Div", "ReduceSum"} or len(users) != 2:
+    """The Div of ``p / sum(p)``, the sum being over the keys and perhaps in a wider type."""
+    if len(users) != 2 or "Div" not in (users[0].op_type, users[1].op_type):
         return None
-    divide, total = sorted(users, key=lambda user: user.op_type)
+    divide, total = users if users[0].op_type == "Div" else users[::-1]
+    if total.op_type == "Cast" and passes(total) and len(total.outputs[0].uses()) == 1:
+        total = next(user for user, _ in total.outputs[0].uses())
+    if total.op_type != "ReduceSum":
+        return None
     axes = constant_of(total.inputs[1]) if len(total.inputs) > 1 else None
     over_keys = axes is not None and axes.reshape(-1).tolist() in ([-1], [len(dims_of(value)) - 1])
     if not over_keys or divide.inputs[0] is not value or divide.inputs[1] is value:
@@ -327,6 +337,8 @@ def _divided(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> onnx_ir.Node | 
             return divide if kept else None
         if node.op_type == "Add" and any(abs(scalar_of(one) or 1.0) <= _LEAST_EPSILON for one in node.inputs):
             share = next(one for one in node.inputs if scalar_of(one) is None)
+        elif node.op_type == "Cast" and passes(node):
+            share = node.inputs[0]
         elif node.op_type == "Unsqueeze" and not kept and _unsqueezes_last(node):
             share, kept = node.inputs[0], True
         else:
