@@ -48,9 +48,18 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
         ["exported, equal to torch", _of(sum(_state(row, "export") == "passes" for row in rows), rows)],
         ["engine, every attention fused", _of(sum(_state(row, "engine") == "passes" for row in engines), engines)],
         ["engine, some attention not fused", _of(sum(_state(row, "engine") == "unfused" for row in engines), engines)],
+        ["of these, every attention fused with our kernels", _of(_made_whole(engines), _unfused(engines))],
         ["crashes", _of(sum(row["status"] == "crash" for row in rows), rows)],
     ]
     return _table(["stage", "models"], lines)
+
+
+def _unfused(engines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in engines if _state(row, "engine") == "unfused"]
+
+
+def _made_whole(engines: Sequence[dict[str, Any]]) -> int:
+    return sum(_state(row, "own_kernels") == "passes" for row in _unfused(engines))
 
 
 def _of(count: int, rows: Sequence[dict[str, Any]]) -> str:
@@ -85,7 +94,11 @@ def _engine(row: dict[str, Any]) -> str:
     engine = row.get("engine", {})
     if "fused" not in engine:
         return engine.get("status", "-")
-    return f"{engine['fused']} of {engine['attentions']}" if engine["attentions"] else "built, no attention"
+    if not engine["attentions"]:
+        return "built, no attention"
+    ours = row.get("own_kernels", {})
+    more = f"; with our kernels {ours['fused']} of {ours['attentions']}" if "fused" in ours else ""
+    return f"{engine['fused']} of {engine['attentions']}{more}"
 
 
 def _reasons(row: dict[str, Any]) -> list[str]:
@@ -97,10 +110,14 @@ def _reasons(row: dict[str, Any]) -> list[str]:
         found.append(f"{row.get('way', row['status'])}, since {row['reason'].removeprefix('prune: ')}")
     if row.get("scored_by") is None and row.get("score_reason"):
         found.append(row["score_reason"])
-    for stage in ("export", "engine"):
+    for stage in ("export", "engine", "own_kernels"):
         reason = row.get(stage, {}).get("reason")
         if reason and reason != "there is no graph":
-            found.append(reason if reason.startswith(("export:", "build:")) else f"{stage}: {reason}")
+            found.append(
+                reason
+                if reason.startswith(("export:", "build:"))
+                else f"{stage.replace('own_kernels', 'with our kernels')}: {reason}"
+            )
     return [
         " ".join(_PLACES.sub("", reason).split()).replace("|", "\\|").replace("<", "&lt;") for reason in dict.fromkeys(found)
     ]

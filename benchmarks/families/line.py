@@ -15,9 +15,11 @@ import torch
 
 from shallowvit import ExportConfig, PlanConfig, ShallowvitError, plan, prune, score
 from shallowvit.engines import BuildConfig, Flavour, build_engine
+from shallowvit.engines.records import AttentionChoice
 from shallowvit.exporting import Precision
 from shallowvit.exporting.onnx_export import export_onnx
 from shallowvit.inspecting import inspect_model
+from shallowvit_kernels.errors import KernelError
 
 from .cases import open_case, removed_of
 
@@ -172,5 +174,32 @@ def _built(pruned: PrunedModel, folder: Path, row: _Row, exported: ExportedOnnx 
             "fused": built.fusion.fused,
             "attentions": built.fusion.expected + max(unknown, 0),
             "reason": "; ".join(f"{count} of them: {reason}" for reason, count in left.items()),
+        }
+    )
+    if left:
+        _built_with_ours(half.path, folder / "own", row)
+
+
+def _built_with_ours(graph: Path, folder: Path, row: _Row) -> None:
+    """Build again with kernels of our own where TensorRT has left an attention unfused."""
+    folder.mkdir()
+    with row.stage("build with kernels of our own"):
+        try:
+            config = BuildConfig(Flavour.RTX, allow_unfused=True, time_limit_s=_TIME_LIMIT_S, attention=AttentionChoice.AUTO)
+            built = build_engine(graph, folder, config)
+        except (ShallowvitError, KernelError) as err:
+            row.write(own_kernels={"status": "refused", "reason": str(err)})
+            return
+    left = Counter(attention.reason for attention in built.fusion.attentions if not attention.fused)
+    row.write(
+        own_kernels={
+            "status": "unfused" if left else "passes",
+            "fused": built.fusion.fused,
+            "attentions": built.fusion.expected,
+            "plugins": sum(len(one.nodes) for one in built.plugins),
+            "operators": sorted(one.operator for one in built.plugins),
+            "reason": "; ".join(f"{count} of them: {reason}" for reason, count in left.items()),
+            "refused": sorted({why for _, why in built.plugins_refused}),
+            "activation_bytes": built.activation_bytes,
         }
     )
