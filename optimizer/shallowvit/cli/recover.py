@@ -46,6 +46,7 @@ def recover(
 
     The fit goes into the layer's own weights: the model keeps its form, and its graph has no node more.
     """
+    from ..errors import ShallowvitError
     from ..files import check_out
 
     check_out(out, force, "recover", str(path))
@@ -55,7 +56,9 @@ def recover(
     from ..recovery.stage import recover as recover_pruned
     from . import printing
 
-    config = RecoverConfig(data, method if method not in list(RepairMethod) else RepairMethod(method), samples, seed)
+    if method not in list(RepairMethod):
+        raise ShallowvitError(f"recover: unknown method {method!r}; choose from {', '.join(RepairMethod)}")
+    config = RecoverConfig(data, RepairMethod(method), samples, seed)
     with printing.progress(f"loading {path} and the model it came from", quiet):
         whole, pruned = pruned_from_folder(path, teacher)
     with printing.progress("fitting", quiet):
