@@ -1,6 +1,6 @@
 """The attention kernel by Triton's interpreter against its reference in fp64.
 
-What is compared: the largest error and the root mean square of all, of the kernel and of what torch computes in the same type:
+What is compared: the root mean square of errors and (but in fp32) the largest, of the kernel and of torch in the same type:
 scaled_dot_product_attention where it can (nothing, or a bias), the same formula in single operations where it can't. The
 kernel's may be at most twice torch's.
 """
@@ -180,7 +180,7 @@ def _larger(factor):
 
 @pytest.mark.parametrize("given", [{"soft_cap": 4.0}, {"soft_cap": 50.0}, {}])
 def test_attention_of_huge_scores_neither_overflows_nor_loses_the_largest(given):
-    # in fp16: in fp32 all of the error is the last digit of scores of 1,000 in the few rows with two keys as near, left to chance
+    # in fp16: in fp32 all of the error is the last digit of scores of 1,000 in the few rows with two keys as near, chance
     _check(_variant(Dtype.FP16, **given), (1, 2, 20, 40), SMALL, _larger(20.0))
 
 

@@ -1,6 +1,6 @@
 """The Gaussian kernel by Triton's interpreter against its reference in fp64.
 
-What is compared: the largest error and the root mean square of all, each at most twice that of the same formula in single
+What is compared: the root mean square of errors and (but in fp32) the largest, at most twice those of the formula in single
 operations of torch in the same type, whose exponent is worked out in fp32 there too (in the narrow type it is hardly right).
 """
 

@@ -1,6 +1,6 @@
 """The linear kernel by Triton's interpreter against its reference in fp64.
 
-What is compared: the largest error and the root mean square of all, each at most twice that of the same formula in single
+What is compared: the root mean square of errors and (but in fp32) the largest, at most twice those of the formula in single
 operations of torch in the same type.
 """
 
