@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from kernel_bench.floors import goals_of
@@ -166,9 +167,8 @@ def _memory(rows: Sequence[Row]) -> str:
         native, ours = both.get("native", {}), both.get("plugin", {})
         mib = [side.get("activation_mib") for side in (native, ours)]
         ratio = f"{mib[0] / mib[1]:.1f}x" if mib[0] and mib[1] else ""
-        fused = f"{native['fused']} of {native['expected']}" if "fused" in native else "failed"
-        plugins = f"{ours['plugins']} of {ours['expected']}" if "plugins" in ours else "failed"
-        lines.append([f"{tokens:,}", pattern, fused, plugins, *(_mib(one) for one in mib), ratio])
+        counts = [_count(side, name) for side, name in ((native, "fused"), (ours, "plugins"))]
+        lines.append([f"{tokens:,}", pattern, *counts, *(_mib(side) for side in (native, ours)), ratio])
     if not lines:
         return ""
     failed = dict.fromkeys(row["reason"] for row in own if row["status"] == "failed")
@@ -233,8 +233,13 @@ def _ms(milliseconds: float | None) -> str:
     return "unknown" if milliseconds is None else f"{milliseconds:.3g}"
 
 
-def _mib(mib: float | None) -> str:
-    return "failed" if mib is None else f"{mib:,.0f}"
+def _count(row: Row, name: str) -> str:
+    return f"{row[name]} of {row['expected']}" if name in row else row.get("status", "not built")
+
+
+def _mib(row: Row) -> str:
+    mib = row.get("activation_mib")
+    return row.get("status", "not built") if mib is None else f"{mib:,.0f}"
 
 
 def _capability(sm: int) -> str:
@@ -255,8 +260,10 @@ def _taken(rows: Sequence[Row]) -> str:
     packages = conditions["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("triton", "torch", "tensorrt_rtx_cu13") if packages.get(name))
     assemblers = sorted({row["ptxas"] for row in _compiled(rows)})
+    loads = [load for row in rows if (load := row["conditions"]["load_average"]) is not None]
+    load = f", load average {median(loads):.1f} (median of the rows)" if loads else ""
     return (
-        f"Taken on {conditions['device']}, {conditions['cores']} cores, {conditions['gpu'] or 'no GPU'}; {versions}"
+        f"Taken on {conditions['device']}, {conditions['cores']} cores, {conditions['gpu'] or 'no GPU'}{load}; {versions}"
         + (f", ptxas {' and '.join(assemblers)}" if assemblers else "")
         + ".\n"
     )
