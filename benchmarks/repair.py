@@ -2,8 +2,8 @@
 
     python benchmarks/repair.py [--seeds 3] [--samples 64,256]
 
-For each of the six removals of the paper's tables the demo model is pruned by entropy, its top-1 on the test clips of ``demo`` is
-taken, then each method repairs it on unlabelled training clips, drawn anew for each seed. One row each is appended to
+For each of the six removals of the paper's tables the demo model is pruned by entropy, its top-1 on the test clips of ``demo``
+is taken, then each method repairs it on unlabelled training clips, drawn anew for each seed. One row each is appended to
 ``benchmarks/results/repair.jsonl``. A newcomer's trap: the share regained is of what was lost, so where little was lost it is
 mostly noise.
 """
