@@ -42,7 +42,7 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 def tables_from_rows(rows: Iterable[Row]) -> str:
     """Return the tables of rows as ``attention_kernels.py`` writes them; a kind without rows has no table, speed a sentence."""
     rows = latest(rows)
-    parts = (_variants, _generations, _heads, _refused, _memory, _speed, _goals)
+    parts = (_variants, _generations, _heads, _refused, _memory, _alone, _speed, _goals)
     texts = [text for part in parts if (text := part(rows))]
     return "\n".join([*texts, _taken(rows)])
 
@@ -182,6 +182,31 @@ def _memory(rows: Sequence[Row]) -> str:
             lines,
         )
         + (f"\nWhat failed:\n\n{''.join(f'- {reason}{chr(10)}' for reason in failed)}" if failed else "")
+    )
+
+
+def _alone(rows: Sequence[Row]) -> str:
+    """A line a case: everything that must be in memory at once, by TensorRT and by ours."""
+    found: dict[tuple[int, str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["kind"] == "alone-memory" and row["status"] == "ok":
+            found.setdefault((row["tokens"], row["variant"], row["dtype"]), {})[row["attention"]] = row
+    lines = []
+    for (tokens, variant, dtype), both in found.items():
+        if set(both) != {"native", "plugin"}:
+            continue
+        native, ours = (row["activation_mib"] + row["io_mib"] for row in (both["native"], both["plugin"]))
+        how = "fused" if both["native"]["fused"] else "not fused"
+        inputs = f"{both['plugin']['io_mib']:,.0f}"
+        lines.append([f"{tokens:,}", variant, dtype, how, inputs, f"{native:,.0f}", f"{ours:,.0f}", f"{native / ours:.1f}x"])
+    if not lines:
+        return ""
+    return (
+        "### Memory of one attention alone\n\nMiB at batch 8, 12 heads of 64, operands of 12 heads times tokens times tokens: "
+        "inputs and output, then with what the engine needs beside them, as TensorRT-RTX gives it when it builds.\n\n"
+        + _table(
+            ["tokens", "variant", "type", "by TensorRT", "inputs, output", "TensorRT", "our kernel", "TensorRT : ours"], lines
+        )
     )
 
 

@@ -114,12 +114,15 @@ def measure_memory(rows: Rows, given: argparse.Namespace) -> None:
     if not _installed("tensorrt_rtx_cu13"):
         say("memory: TensorRT-RTX isn't installed, and no engine is built; pip install '.[tensorrt]'")
         return
+    from kernel_bench.alone_memory import alone_rows
     from kernel_bench.engine_memory import memory_rows
 
     with tempfile.TemporaryDirectory() as name:
         work = given.work or Path(name)
         for tokens in given.tokens[:1] if given.quick else given.tokens:
             rows.take(memory_rows(tokens, work, _QUICK_MODEL if given.quick else None))
+            with tempfile.TemporaryDirectory() as alone:
+                rows.take(alone_rows(tokens, Path(alone), given.only or (("soft_cap",) if given.quick else ())))
 
 
 def measure_speed(rows: Rows, given: argparse.Namespace, device: str) -> None:

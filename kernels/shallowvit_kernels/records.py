@@ -149,6 +149,8 @@ class Variant:
             raise KernelError(f"variant: the kernel {self.kernel} takes no score modifiers, soft cap or log-sum-exp")
         if self.renormalise and Modifier.PROBABILITY_MASK not in given:
             raise KernelError("variant: renormalise is of a probability mask, and there is none")
+        if self.kernel is Kernel.LINEAR and self.scale != 1:
+            raise KernelError(f"variant: a scale of {self.scale:g}; in the linear kernel it cancels, so give 1")
         if (self.feature_map is not None) != (self.kernel is Kernel.LINEAR):
             raise KernelError("variant: a feature map belongs to the linear kernel, which needs one")
 

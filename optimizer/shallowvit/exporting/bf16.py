@@ -26,7 +26,7 @@ def emulated_bf16(path: Path) -> bytes:
     Raises:
         ShallowvitError: the fp32 copy passes protobuf's 2 GB.
     """
-    import onnx_ir
+    import onnx_ir.passes.common
 
     fp32 = onnx_ir.DataType.FLOAT
     lower = {onnx_ir.DataType.BFLOAT16, onnx_ir.DataType.FLOAT16}

@@ -62,7 +62,7 @@ def fuse_attention(model: onnx_ir.Model) -> FusedAttention:
     Raises:
         ShallowvitError: the graph can't be converted to opset 23.
     """
-    import onnx_ir
+    import onnx_ir.passes.common
 
     if model.functions:
         onnx_ir.passes.common.InlinePass()(model)

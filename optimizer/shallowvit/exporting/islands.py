@@ -38,7 +38,7 @@ def cast_attention(model: onnx_ir.Model, precision: Precision) -> int:
     Raises:
         ShallowvitError: the precision is neither, or an attention computes in the other of the two already.
     """
-    import onnx_ir
+    import onnx_ir.passes.common
 
     types = {Precision.FP16: onnx_ir.DataType.FLOAT16, Precision.BF16: onnx_ir.DataType.BFLOAT16}
     if precision not in types:

@@ -30,7 +30,7 @@ def drop_neutral_masks(model: onnx_ir.Model) -> int:
 
     Transformers gives some encoders a mask that is true everywhere, [batch, 1, N, N], which a kernel then reads for nothing.
     """
-    import onnx_ir
+    import onnx_ir.passes.common
 
     dropped = 0
     for node in model.graph:

@@ -74,7 +74,7 @@ def upcast_nodes(model: onnx_ir.Model, names: Sequence[str]) -> int:
     Raises:
         ShallowvitError: no node has the name, or the node has no precision to keep.
     """
-    import onnx_ir
+    import onnx_ir.passes.common
 
     _check_names(names, [node.name for node in model.graph if node.name], "no node of the graph")
     lower, single = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16), onnx_ir.DataType.FLOAT

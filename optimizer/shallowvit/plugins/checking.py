@@ -34,8 +34,10 @@ def check_same_answers(before: Path, after: Path, shapes: Mapping[str, tuple[int
     """
     batch = random_inputs(before, shapes)
     types = float_types(before)
-    (expected,), names, _tool = run_graph(before, [batch], types)
-    (found,), _names, _tool = run_graph(after, [batch], types)
+    # the emulation of narrow types is of graphs with fp32 inputs, as export writes them
+    emulated = set() if any(array.dtype.itemsize == 2 for array in batch.values()) else types
+    (expected,), names, _tool = run_graph(before, [batch], emulated)
+    (found,), _names, _tool = run_graph(after, [batch], emulated)
     worst = 0.0
     for name, one, other in zip(names, expected, found, strict=True):
         if one.dtype.kind != "f":

@@ -64,7 +64,7 @@ def rewrite_attention(model: onnx_ir.Model, which: str, *, unfused: Collection[s
         which: ``plugin`` for each that is understood, ``auto`` for each of which the graph tells that TensorRT won't fuse it.
         unfused: With ``auto`` also those of these names.
     """
-    import onnx_ir
+    import onnx_ir.passes.common
 
     _prepare(model)
     auto = which == "auto"
@@ -99,7 +99,7 @@ def inline_plugins(model: onnx_ir.Model, *, operators: Collection[str] | None = 
         model: The graph in memory.
         operators: Only those; by default all.
     """
-    import onnx_ir
+    import onnx_ir.passes.common
 
     opset, inlined = model.graph.opset_imports.get("", 18), 0
     for node in _plugin_nodes(model):
@@ -153,7 +153,7 @@ def _forget_unused(model: onnx_ir.Model) -> None:
 
 def _prepare(model: onnx_ir.Model) -> None:
     """Others' functions inlined, types and shapes inferred."""
-    import onnx_ir
+    import onnx_ir.passes.common
 
     if any(key[0] != DOMAIN for key in model.functions):
         onnx_ir.passes.common.InlinePass(criteria=lambda function: function.domain != DOMAIN)(model)
