@@ -33,7 +33,11 @@ SUMMARIES = (
         "((1 - gate) softmax(scale q k^T) + gate positions) v",
         "gated positional attention, ConViT (arXiv 2103.10697)",
     ),
-    Summary("gaussian", "exp(-scale |q - k|^2 / 2) v, no softmax", "SOFT (arXiv 2110.11945); launched twice over landmarks it is linear"),
+    Summary(
+        "gaussian",
+        "exp(-scale |q - k|^2 / 2) v, no softmax",
+        "SOFT (arXiv 2110.11945); launched twice over landmarks it is linear",
+    ),
     Summary(
         "linear",
         "f(q) sum(f(k) v^T) / (f(q) sum f(k)), f relu or elu + 1",

@@ -358,7 +358,11 @@ def test_script_without_a_gpu_says_so_and_takes_what_it_can(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "speed: no GPU here, so nothing is timed" in done.stdout
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {row["kind"] for row in rows} == {"compile", "engine-memory"}
+    assert {row["kind"] for row in rows} == {"compile", "engine-memory", "alone-memory"}
+    alone = {(row["variant"], row["dtype"], row["attention"]): row for row in rows if row["kind"] == "alone-memory"}
+    for (_variant, _dtype, attention), row in alone.items():
+        assert (row["status"], row["fused"], row["plugins"]) == ("ok", int(attention == "plugin"), int(attention == "plugin"))
+        assert (row["activation_mib"] > 0) == (attention == "native")
     assert [row["status"] for row in rows if row["kind"] == "compile"] == ["compiled"]
     memory = {(row["pattern"], row["attention"]): row for row in rows if row["kind"] == "engine-memory"}
     assert {row["status"] for row in memory.values()} <= {"fused", "unfused"}
@@ -374,6 +378,18 @@ def test_script_without_a_gpu_says_so_and_takes_what_it_can(tmp_path):
 
 def _line(text, start):
     return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def _alone(attention, mib, **changes):
+    row = {"kind": "alone-memory", "variant": "soft_cap", "dtype": "fp16", "tokens": 1568, "batch": 8, "attention": attention}
+    row |= {"head_size": 64, "status": "ok", "io_mib": 50.0, "activation_mib": mib, "fused": int(attention == "plugin")}
+    return row | {"conditions": CONDITIONS} | changes
+
+
+def test_tables_of_one_attention_s_memory_count_inputs_and_output_on_both_sides():
+    text = tables_from_rows([_alone("native", 950.0), _alone("plugin", 0.0), _alone("plugin", 0.0, tokens=196)])
+    assert _line(text, "| 1,568 | soft_cap") == "| 1,568 | soft_cap | fp16 | not fused | 50 | 1,000 | 50 | 20.0x |"
+    assert "| 196 |" not in text
 
 
 def test_latest_of_a_row_taken_again_is_the_second():

@@ -91,3 +91,8 @@ def test_linear_attention_of_a_head_whose_state_is_too_large_is_refused():
         KernelError, match=r"a head size of 72 is padded to 128, .* in fp32 for the kernel linear; 64 is the largest"
     ):
         linear_attention(q, q, q)
+
+
+def test_variant_of_linear_attention_with_a_scale_is_refused():
+    with pytest.raises(KernelError, match="a scale of 0.5; in the linear kernel it cancels, so give 1"):
+        Variant(Kernel.LINEAR, Dtype.FP32, 16, scale=0.5, feature_map=FeatureMap.RELU)
