@@ -388,6 +388,10 @@ LEFT = {
     ),
     "broadcast": ({"y": "y = MatMul(p, w)"}, ", float[1,2,5,20] w", "", ("y",), "don't have the same known batch, heads"),
     "where": ({"s": "a = MatMul(q, kt) s = Where(m, a, c)"}, ", bool[1,2,5,5] m", "<float c = {0}>", ("y",), "other numbers"),
+    "mask-of-more-dimensions": (
+        {"k": "kt = Transpose<perm=[0,2,1]>(k3)", "s": "a = MatMul(q3, kt) s = Add(a, m)", "y": "y = MatMul(p, k3)"},
+        ", float[B,5,20] q3, float[B,5,20] k3, float[1,1,5,5] m", "", ("y",), "makes 4 dimensions of the 3 of the queries",
+    ),
     "view": (
         {"s": "a = MatMul(q, kt) b = Reshape(a, f) s = Softmax(b)", "p": "p = Reshape(s, g)"}, "",
         "<int64[3] f = {-1, 5, 5}, int64[4] g = {-1, 2, 5, 5}>", ("y",), "Reshape changes the probabilities",

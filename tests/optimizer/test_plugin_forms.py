@@ -55,6 +55,16 @@ def test_rewrite_attention_of_a_boolean_mask_that_hides_all_keys_answers_as_befo
     assert not answers(model, feeds).any()
 
 
+def test_rewrite_attention_of_a_causal_node_with_a_boolean_mask_that_hides_all_keys_answers_as_before():
+    model = _node("is_causal=1", ", bool[1,1,5,7] m", inputs="q, k, v, m")
+    feeds = feeds_of(model)
+    feeds["m"] = np.ones((1, 1, 5, 7), bool)
+    feeds["m"][..., 0] = False  # the first query may see no other
+    expected = answers(model, feeds)
+    assert not expected[:, :, 0].any()
+    assert rewritten(model, feeds=feeds).operands[0].broadcast == "bh"
+
+
 def test_rewrite_attention_of_a_node_with_three_dimensions_reshapes_into_tokens_first():
     inputs = "float[B,5,32] q, float[B,7,32] k, float[B,7,24] v, float[2,5,7] m"
     text = f'<ir_version: 11, opset_import: ["": 23]>\nagraph ({inputs}) => (float[B,5,24] y) {{\n'

@@ -214,6 +214,10 @@ LEFT = {
     ),
     "cap-behind-a-mask": ({"s": SCORES + "b = Add(a, m) s = Tanh(b)"}, BIAS, "", ("y",), "added before the soft cap"),
     "two-caps": ({"s": SCORES + "b = Tanh(a) s = Tanh(b)"}, "", "", ("y",), "two soft caps"),
+    "turned-gate": (
+        {"y": "a = Where(c, z, p) b = Mul(w, g) d = Add(a, b) y = MatMul(d, v)"}, ", float[1,2,5,7] w",
+        "<bool[1,2,1,1] c = {1, 0}, float[1,2,1,1] g = {0, 1}, float z = {0}>", ("y",), "isn't the mixture of a gate",
+    ),
     "negative-cap": ({"s": SCORES + "b = Tanh(a) s = Mul(b, c)"}, "", "<float c = {-2}>", ("y",), "the soft cap is -2"),
     "cap-then-score-mask": ({"s": SCORES + "b = Tanh(a) s = Mul(b, m)"}, BIAS, "", ("y",), "behind the soft cap"),
     "bias-then-score-mask": (
@@ -307,3 +311,33 @@ def test_rewrite_attention_auto_takes_only_what_tensorrt_does_not_fuse():
     masked = pattern({"y": "a = Mul(p, m) y = MatMul(a, v)"}, ", float16[5,7] m", kind="float16")
     next(node for node in masked.graph if node.op_type == "Softmax").name = "softmax"
     assert [name for name, _ in rewrite_attention(masked, "auto").replaced] == ["softmax"]
+
+
+@pytest.mark.parametrize("steps", [
+    {"s": "a = MatMul(q3, kt) s = Add(a, m)", "y": "y = MatMul(p, v3)"},
+    {"s": "a = MatMul(q3, kt) s = Mul(a, m)", "y": "y = MatMul(p, v3)"},
+    {"s": "s = MatMul(q3, kt)", "y": "d = Mul(p, m) y = MatMul(d, v3)"},
+])  # fmt: skip
+def test_rewrite_attention_leaves_a_mask_of_more_dimensions_than_the_scores(steps):
+    steps |= {"k": "kt = Transpose<perm=[0,2,1]>(k3)"}
+    inputs = ", float[B,5,20] q3, float[B,7,20] k3, float[B,7,12] v3, float[1,1,5,7] m"
+    assert "a mask makes 4 dimensions of the 3 of the queries" in left(pattern(steps, inputs))
+
+
+def test_rewrite_attention_leaves_a_graph_whose_softmax_is_over_several_axes():
+    reason = left(pattern({"p": "p = Softmax(s)"}, opset=12))
+    assert reason == "the graph is of opset 12, and nodes of ours go into 13 and later"
+
+
+def test_rewrite_attention_rounds_divided_whole_numbers_to_zero():
+    divided = "i = Div(seven, two) t = Cast<to=1>(i) a = MatMul(q, kt) s = Mul(a, t)"
+    extra = "<int64[1,2,1,1] seven = {-7, 7}, int64[1,2,1,1] two = {2, 2}>"
+    assert _described(rewritten(pattern({"s": divided}, extra=extra))) == "score_mask:bnm"
+
+
+def test_rewrite_attention_of_a_filled_mask_lets_a_query_without_keys_look_at_all_alike():
+    model = pattern({"s": SCORES + "s = Where(m, a, c)"}, ", bool[B,1,5,7] m", extra="<float c = {-1e5}>")
+    feeds = feeds_of(model)
+    feeds["m"] = feeds["m"].copy()
+    feeds["m"][1, 0, 2] = False
+    assert _described(rewritten(model, feeds=feeds)) == "bias:h"

@@ -27,6 +27,7 @@ __all__ = [
     "MaskTerm",
     "ScoresWalk",
     "UnfitError",
+    "check_rank",
     "check_shapes",
     "find_sites",
     "is_attention",
@@ -393,3 +394,10 @@ def check_shapes(query: onnx_ir.Value, key: onnx_ir.Value, permutation: tuple[in
         raise UnfitError(
             f"queries {list(q)}, keys {list(k)} and values {list(v)} don't have the same known batch, heads and head size"
         )
+
+
+def check_rank(site: AttentionSite) -> None:
+    """Refuse a mask that gives the output more dimensions than the queries have."""
+    found, own = len(dims_of(site.second.outputs[0])), len(dims_of(site.query))
+    if found > own and site.second.op_type == "MatMul":
+        raise UnfitError(f"a mask makes {found} dimensions of the {own} of the queries")

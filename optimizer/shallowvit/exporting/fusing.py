@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import ShallowvitError
-from .attention import UnfitError, find_sites
+from .attention import UnfitError, check_rank, find_sites
 from .masks import additive_mask, no_row_is_empty
 from .values import Emitter, dims_of, fixed_dims
 
@@ -108,6 +108,7 @@ def _not_converted(opset: int, why: str) -> ShallowvitError:
 def _replace(graph: onnx_ir.Graph, site: AttentionSite) -> None:
     if site.guarded and not no_row_is_empty(site):
         raise UnfitError("queries that see no key give zeros here and would give NaN in an Attention node")
+    check_rank(site)
     emitter = Emitter(graph, site.metadata)
     output = site.second.outputs[0]
     dtype = site.query.dtype

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["additive_mask", "constant_behind", "drop_neutral_masks", "narrowed", "no_row_is_empty"]
 
+_FILL = -1e30
 _ELEMENTWISE = ("Where", "Add", "Mul", "And", "Or", "Not", "Cast", "Unsqueeze")
 
 
@@ -137,7 +138,8 @@ def _sum_term(emitter: Emitter, term: MaskTerm, dtype: onnx_ir.DataType) -> onnx
 
     if term.fill is not None:
         limit = finite_limit(dtype)
-        fill = emitter.constant(np.float32(max(term.fill * term.factor, -limit)), _typed(dtype))
+        # so low that nothing is left of a score it is added to: a query that sees no key then looks at all alike, as before
+        fill = emitter.constant(np.float32(max(min(term.fill * term.factor, _FILL), -limit)), _typed(dtype))
         zero = emitter.constant(np.float32(0), _typed(dtype))
         choices = [fill, zero] if term.fill_where else [zero, fill]
         return emitter.op("Where", [term.value, *choices], dims=term.value.shape, dtype=dtype)

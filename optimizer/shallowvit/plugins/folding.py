@@ -208,7 +208,9 @@ _STEPS: dict[str, Callable[[onnx_ir.Node, list[_Numbers]], _Numbers]] = {
     "Add": _elementwise(np.add),
     "Sub": _elementwise(np.subtract),
     "Mul": _elementwise(np.multiply),
-    "Div": _elementwise(lambda one, other: one // other if one.dtype.kind in "iu" else one / other),
+    "Div": _elementwise(
+        lambda one, other: (np.trunc(one / other) if one.dtype.kind in "iu" else one / other).astype(one.dtype)
+    ),
     "Pow": _elementwise(lambda one, other: np.power(one, other.astype(one.dtype)).astype(one.dtype)),
     "Neg": _elementwise(np.negative),
     "Exp": _elementwise(np.exp),

@@ -79,8 +79,8 @@ def gate_of(emitter: Emitter, found: Found) -> onnx_ir.Value | None:
 
 
 def hides_entirely(site: AttentionSite) -> bool:
-    """Whether its only mask is a boolean one that means minus infinity: queries that see no key then give zeros in a kernel."""
-    return len(site.masks) == 1 and site.masks[0].fill == -math.inf and site.masks[0].view is None
+    """Whether its masks are boolean and mean minus infinity: queries that see no key then give zeros in a kernel."""
+    return bool(site.masks) and all(term.fill == -math.inf and term.view is None for term in site.masks)
 
 
 def _bias(emitter: Emitter, site: AttentionSite) -> onnx_ir.Value | None:
@@ -88,11 +88,18 @@ def _bias(emitter: Emitter, site: AttentionSite) -> onnx_ir.Value | None:
         return additive_mask(emitter, site, _bias_type(site), spread=False)
     import onnx_ir
 
-    (term,) = site.masks
     like = onnx_ir.Value(type=onnx_ir.TensorType(_bias_type(site)))
     numbers = [emitter.constant(np.float32(number), like) for number in (0, -np.inf)]
-    choices = numbers[::-1] if term.fill_where else numbers
-    return emitter.op("Where", [term.value, *choices], dims=term.value.shape, dtype=like.dtype)
+    total: onnx_ir.Value | None = None
+    for term in site.masks:
+        choices = numbers[::-1] if term.fill_where else numbers
+        value = emitter.op("Where", [term.value, *choices], dims=term.value.shape, dtype=like.dtype)
+        if len(site.masks) == 1:
+            return value
+        value = _in_scores_dims(emitter, value, site, Modifier.BIAS)
+        dims = None if total is None else [y if x == 1 else x for x, y in zip(dims_of(total), dims_of(value), strict=True)]
+        total = value if total is None else emitter.op("Add", [total, value], dims=dims)
+    return total
 
 
 def _bias_type(site: AttentionSite) -> onnx_ir.DataType:

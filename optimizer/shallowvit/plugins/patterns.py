@@ -273,7 +273,7 @@ def _note_change(user: onnx_ir.Node, value: onnx_ir.Value, seen: _Probabilities)
 def _gate(other: onnx_ir.Value, factor: Factor | None) -> Gate:
     """The gate of ``(1 - gate) * probabilities + other``, where ``other`` is ``gate * positions``."""
     product = other.producer()
-    if factor is None or product is None or product.op_type != "Mul":
+    if factor is None or factor.turned or product is None or product.op_type != "Mul":
         raise UnfitError("Add changes the probabilities between softmax and values, and isn't the mixture of a gate")
     for place in (0, 1):
         gate, positions = product.inputs[place], product.inputs[1 - place]

@@ -15,7 +15,7 @@ from shallowvit_kernels.records import Layout, Variant
 from shallowvit_kernels.tiles import TARGETS, largest_head, padded
 
 from ..engines.sites import find_attentions
-from ..exporting.attention import UnfitError, is_attention
+from ..exporting.attention import UnfitError, check_rank, is_attention
 from ..exporting.fusing import ATTENTION_OPSET, out_of_four_dimensions
 from ..exporting.values import Emitter, dims_of
 from .attention_nodes import found_in_attention
@@ -38,6 +38,7 @@ __all__ = ["PluginRewrite", "inline_plugins", "plugins_of", "rewrite_attention"]
 
 _STANDARD = ("", "ai.onnx")
 _ATTENTION_IR_VERSION = 11
+_OLDEST_OPSET = 13  # before it a softmax was over all axes behind its own, and axes were attributes
 _SAME_SCALE = 5e-7
 
 
@@ -67,6 +68,7 @@ def rewrite_attention(model: onnx_ir.Model, which: str, *, unfused: Collection[s
     import onnx_ir.passes.common
 
     _prepare(model)
+    opset = model.graph.opset_imports.get("", _OLDEST_OPSET)
     auto = which == "auto"
     wanted = set(unfused) | {site.anchor for site in find_attentions(model) if auto and site.obstacle is not None}
     found, nodes = 0, len(model.graph)
@@ -77,7 +79,7 @@ def rewrite_attention(model: onnx_ir.Model, which: str, *, unfused: Collection[s
         asked = not auto or name in wanted or node.op_type == "Exp"
         one: Found | None = None
         try:
-            one = _found(node)
+            one = _found(node, opset)
             if one is None:
                 continue
             found += 1
@@ -161,8 +163,12 @@ def _prepare(model: onnx_ir.Model) -> None:
         onnx_ir.passes.common.ShapeInferencePass()(model)
 
 
-def _found(node: onnx_ir.Node) -> Found | None:
+def _found(node: onnx_ir.Node, opset: int) -> Found | None:
     if node.domain not in _STANDARD:
+        return None
+    if opset < _OLDEST_OPSET:
+        if node.op_type == "Softmax" and is_attention(node):
+            raise UnfitError(f"the graph is of opset {opset}, and nodes of ours go into {_OLDEST_OPSET} and later")
         return None
     if node.op_type == "Attention":
         return found_in_attention(node)
@@ -175,6 +181,7 @@ def _found(node: onnx_ir.Node) -> Found | None:
 
 def _replace(model: onnx_ir.Model, found: Found, name: str) -> Variant:
     graph, site = model.graph, found.site
+    check_rank(site)
     emitter = Emitter(graph, site.metadata)
     main, layout = main_inputs(emitter, site)
     operands = operands_of(emitter, found)
