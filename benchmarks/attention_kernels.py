@@ -122,7 +122,7 @@ def measure_memory(rows: Rows, given: argparse.Namespace) -> None:
         for tokens in given.tokens[:1] if given.quick else given.tokens:
             rows.take(memory_rows(tokens, work, _QUICK_MODEL if given.quick else None))
             with tempfile.TemporaryDirectory() as alone:
-                rows.take(alone_rows(tokens, Path(alone), given.only or (("soft_cap",) if given.quick else ())))
+                rows.take(alone_rows(tokens, Path(alone), ("soft_cap",) if given.quick else given.only))
 
 
 def measure_speed(rows: Rows, given: argparse.Namespace, device: str) -> None:

@@ -94,5 +94,5 @@ def test_linear_attention_of_a_head_whose_state_is_too_large_is_refused():
 
 
 def test_variant_of_linear_attention_with_a_scale_is_refused():
-    with pytest.raises(KernelError, match="a scale of 0.5; in the linear kernel it cancels, so give 1"):
+    with pytest.raises(KernelError, match=r"a scale of 0\.5; in the linear kernel it cancels, so give 1"):
         Variant(Kernel.LINEAR, Dtype.FP32, 16, scale=0.5, feature_map=FeatureMap.RELU)
