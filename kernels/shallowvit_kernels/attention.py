@@ -106,6 +106,7 @@ def attention_kernel(
     SOFT_CAP: tl.constexpr,
     CLOSE: tl.constexpr,
     RENORMALISE: tl.constexpr,
+    EPSILON: tl.constexpr,
     PACKED: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     VALUE_SIZE: tl.constexpr,
@@ -203,6 +204,8 @@ def attention_kernel(
             placed = tl.dot(narrowed(there, v.dtype, WIDEN), v, placed, input_precision=PRECISION)
 
     share = kept if RENORMALISE else total
+    if EPSILON > 0:
+        share += EPSILON * total  # it was added to the sum of probabilities, which are weights over their total
     result = result / tl.where(share == 0.0, 1.0, share)[:, None]
     if positions_ptr is not None:
         gate = tl.load(gate_ptr + head)
@@ -234,6 +237,7 @@ def attention_constants(variant: Variant, tile: Tile, precision: str, *, widen: 
         "SOFT_CAP": None if cap is None else cap * base,
         "CLOSE": variant.dtype is Dtype.FP32,
         "RENORMALISE": variant.renormalise,
+        "EPSILON": variant.epsilon,
         "PACKED": variant.layout is Layout.PACKED,
         "HEAD_SIZE": variant.head_size,
         "VALUE_SIZE": variant.value_size,
@@ -277,7 +281,7 @@ def attention_reference(
     if "probability_mask" in given:
         probabilities = probabilities * given["probability_mask"]
         if variant.renormalise:
-            left = probabilities.sum(-1, keepdim=True)
+            left = probabilities.sum(-1, keepdim=True) + variant.epsilon
             probabilities = probabilities / torch.where(left == 0, 1.0, left)
     if "positions" in given:
         gate = given["gate"].view(-1, 1, 1)

@@ -199,6 +199,8 @@ def _modified(
         probabilities = body.op("Mul", probabilities, operands[Modifier.PROBABILITY_MASK])
         if variant.renormalise:
             total = body.op("ReduceSum", probabilities, body.constant([-1]), keepdims=1)
+            if variant.epsilon:
+                total = body.op("Add", total, body.constant(variant.epsilon))
             probabilities = body.op("Div", probabilities, body.not_zero(total))
     if Modifier.POSITIONS in operands:
         gate = body.op("Unsqueeze", operands["gate"], body.constant([1, 2]))

@@ -103,7 +103,7 @@ class Variant:
         renormalise: Masked probabilities are divided by their sum again.
         log_sum_exp: A second output [b, h, n] in fp32: the logarithm of the sum of exponentials.
         feature_map: Of the linear kernel.
-        epsilon: Of the linear kernel, added to the sum that the output is divided by.
+        epsilon: Of the linear kernel and of ``renormalise``: added to the sum that is divided by.
     """
 
     kernel: Kernel
@@ -149,6 +149,8 @@ class Variant:
             raise KernelError(f"variant: the kernel {self.kernel} takes no score modifiers, soft cap or log-sum-exp")
         if self.renormalise and Modifier.PROBABILITY_MASK not in given:
             raise KernelError("variant: renormalise is of a probability mask, and there is none")
+        if self.epsilon and not (self.renormalise or self.kernel is Kernel.LINEAR):
+            raise KernelError(f"variant: {self.epsilon:g} is added to a sum, and the kernel {self.kernel} divides by none")
         if self.kernel is Kernel.LINEAR and self.scale != 1:
             raise KernelError(f"variant: a scale of {self.scale:g}; in the linear kernel it cancels, so give 1")
         if (self.feature_map is not None) != (self.kernel is Kernel.LINEAR):

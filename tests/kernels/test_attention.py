@@ -25,6 +25,7 @@ MODIFIERS = {
     "bias": {"operands": (Operand(Modifier.BIAS, "b"),)},
     "probability_mask": {"operands": (Operand(Modifier.PROBABILITY_MASK, "h"),)},
     "renormalise": {"operands": (Operand(Modifier.PROBABILITY_MASK),), "renormalise": True},
+    "epsilon": {"operands": (Operand(Modifier.PROBABILITY_MASK),), "renormalise": True, "epsilon": 0.3},
     "positions": {"operands": (Operand(Modifier.POSITIONS, "b"),)},
     "soft_cap": {"soft_cap": 3.0},
     "log_sum_exp": {"log_sum_exp": True},
@@ -54,7 +55,7 @@ def _torch(variant, main, operands):
         scores = variant.soft_cap * torch.tanh(scores / variant.soft_cap)
     shares = torch.softmax(scores + given.get("bias", 0), -1) * given.get("probability_mask", 1)
     if variant.renormalise:
-        shares = shares / shares.sum(-1, keepdim=True)
+        shares = shares / (shares.sum(-1, keepdim=True) + variant.epsilon)
     if variant.gated:
         gate = given["gate"].view(-1, 1, 1)
         shares = (1 - gate) * shares + gate * given["positions"]

@@ -132,6 +132,11 @@ def test_run_variant_with_too_few_tensors_names_those_it_takes():
         shallowvit_kernels.run_variant(variant, Q, K)
 
 
+def test_variant_refuses_an_epsilon_that_is_added_to_nothing():
+    with pytest.raises(KernelError, match=r"0.1 is added to a sum, and the kernel attention divides by none"):
+        Variant(Kernel.ATTENTION, Dtype.FP32, 8, epsilon=0.1)
+
+
 def test_run_variant_checks_where_it_is_to_write():
     variant = Variant(Kernel.ATTENTION, Dtype.FP32, 8)
     with pytest.raises(

@@ -25,6 +25,7 @@ VARIANTS = {
     "bias_fp16": {"dtype": Dtype.FP16, "operands": (Operand(Modifier.BIAS, "n", Dtype.FP16),)},
     "mask": {"operands": (MASK,)},
     "renormalised": {"operands": (MASK,), "renormalise": True},
+    "epsilon": {"operands": (MASK,), "renormalise": True, "epsilon": 0.3},
     "gated": {"operands": (Operand(Modifier.POSITIONS, "b"),)},
     "all": {"operands": (SCORE, BIAS, MASK, POSITIONS), "soft_cap": 2.5},
     "soft_cap": {"soft_cap": 0.7},

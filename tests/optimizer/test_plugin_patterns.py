@@ -66,6 +66,10 @@ UNDERSTOOD = {
         {"y": "g = Abs(m) d = Mul(p, g) w = Cast<to=11>(d) e = ReduceSum<keepdims=1>(w, last) h = Cast<to=1>(e) f = Div(d, h) "
               "y = MatMul(f, v)"}, BIAS, "<int64[1] last = {-1}>", "probability_mask:b renormalised",
     ),
+    "sum-and-a-number": (
+        {"y": "g = Abs(m) d = Mul(p, g) e = ReduceSum<keepdims=1>(d, last) h = Add(e, c) f = Div(d, h) y = MatMul(f, v)"}, BIAS,
+        "<int64[1] last = {-1}, float c = {0.01}>", "probability_mask:b renormalised",
+    ),
     "dead-reader": ({"p": "p = Softmax<axis=-1>(s) dead = Identity(s) gone = Abs(p)"}, "", "", ""),
     "gate": ({"y": MIXED + "y = MatMul(d, v)"}, ", float[1,2,5,7] w", GATE, "positions:b"),
     "convit": (
@@ -214,6 +218,10 @@ LEFT = {
     ),
     "cap-behind-a-mask": ({"s": SCORES + "b = Add(a, m) s = Tanh(b)"}, BIAS, "", ("y",), "added before the soft cap"),
     "two-caps": ({"s": SCORES + "b = Tanh(a) s = Tanh(b)"}, "", "", ("y",), "two soft caps"),
+    "sum-of-one-and-a-number": (
+        {"y": "e = ReduceSum<keepdims=1>(p, last) h = Add(e, c) f = Div(p, h) y = MatMul(f, v)"}, "",
+        "<int64[1] last = {-1}, float c = {0.01}>", ("y",), "divided by their sum and 0.01, which isn't known to be 1",
+    ),
     "turned-gate": (
         {"y": "a = Where(c, z, p) b = Mul(w, g) d = Add(a, b) y = MatMul(d, v)"}, ", float[1,2,5,7] w",
         "<bool[1,2,1,1] c = {1, 0}, float[1,2,1,1] g = {0, 1}, float z = {0}>", ("y",), "isn't the mixture of a gate",

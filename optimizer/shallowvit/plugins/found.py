@@ -52,7 +52,7 @@ class Found:
         gate: What they are mixed with.
         heads: Of an ``Attention`` node with three dimensions: the output is [b, n, heads * size].
         feature_map: Of linear attention.
-        epsilon: Of linear attention.
+        epsilon: Of linear attention and of ``renormalise``: added to the sum.
     """
 
     site: AttentionSite

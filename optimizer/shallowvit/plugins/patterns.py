@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["found_in_softmax"]
 
 _DEEP = 16
-_LEAST_EPSILON = 1e-8  # added to a sum of probabilities, it is below what fp32 can tell
+_LEAST_EPSILON = 1e-8  # added to a sum of probabilities that is 1, it is below what fp32 can tell
+_LARGEST_EPSILON = 1e-2  # behind a mask
 _SUMS_TO_ONE = {"FLOAT": 1e-5, "DOUBLE": 1e-5, "FLOAT16": 4e-3, "BFLOAT16": 3e-2}
 
 
@@ -54,6 +55,7 @@ class _Probabilities:
 
     factors: list[Factor] = field(default_factory=list)
     renormalise: bool = False
+    epsilon: float = 0.0
     gate: Gate | None = None
     guarded: bool = False
 
@@ -112,6 +114,7 @@ def found_in_softmax(softmax: onnx_ir.Node) -> Found:
         factors=tuple(seen.factors),
         renormalise=seen.renormalise,
         gate=seen.gate,
+        epsilon=seen.epsilon,
     )
 
 
@@ -230,8 +233,8 @@ def _second(softmax: onnx_ir.Node, seen: _Probabilities) -> onnx_ir.Node:
             value, seen.guarded = guard.outputs[0], True
             continue
         if divided is not None:
-            _note_division(seen)
-            value = divided.outputs[0]
+            _note_division(seen, divided[1])
+            value = divided[0].outputs[0]
             continue
         if len(users) != 1:
             kinds = ", ".join(sorted({user.op_type for user in users})) or "nothing"
@@ -315,8 +318,8 @@ def _same(one: onnx_ir.Value | None, other: onnx_ir.Value | None, depth: int) ->
     return alike and all(_same(x, y, depth - 1) for x, y in zip(a.inputs, b.inputs, strict=True))
 
 
-def _divided(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> onnx_ir.Node | None:
-    """The Div of ``p / sum(p)``, the sum being over the keys and perhaps in a wider type."""
+def _divided(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> tuple[onnx_ir.Node, float] | None:
+    """The Div of ``p / (sum(p) + epsilon)``, the sum being over the keys and perhaps in a wider type, and the epsilon."""
     if len(users) != 2 or "Div" not in (users[0].op_type, users[1].op_type):
         return None
     divide, total = users if users[0].op_type == "Div" else users[::-1]
@@ -328,15 +331,17 @@ def _divided(value: onnx_ir.Value, users: list[onnx_ir.Node]) -> onnx_ir.Node | 
     over_keys = axes is not None and axes.reshape(-1).tolist() in ([-1], [len(dims_of(value)) - 1])
     if not over_keys or divide.inputs[0] is not value or divide.inputs[1] is value:
         return None
-    share, kept = divide.inputs[1], total.attributes.get_int("keepdims", 1) == 1
+    share, kept, epsilon = divide.inputs[1], total.attributes.get_int("keepdims", 1) == 1, 0.0
     for _ in range(4):
         node = share.producer() if share is not None else None
         if share is None or node is None or len(share.uses()) != 1 or share.is_graph_output():
             return None
         if node is total:
-            return divide if kept else None
-        if node.op_type == "Add" and any(abs(scalar_of(one) or 1.0) <= _LEAST_EPSILON for one in node.inputs):
-            share = next(one for one in node.inputs if scalar_of(one) is None)
+            return (divide, epsilon) if kept else None
+        numbers = [scalar_of(one) for one in node.inputs] if node.op_type == "Add" else []
+        number = next((one for one in numbers if one is not None), None)
+        if number is not None and None in numbers and 0 <= number <= _LARGEST_EPSILON:
+            share, epsilon = node.inputs[numbers.index(None)], epsilon + number
         elif node.op_type == "Cast" and passes(node):
             share = node.inputs[0]
         elif node.op_type == "Unsqueeze" and not kept and _unsqueezes_last(node):
@@ -351,12 +356,16 @@ def _unsqueezes_last(node: onnx_ir.Node) -> bool:
     return axes is not None and axes.reshape(-1).tolist() in ([-1], [len(dims_of(node.outputs[0])) - 1])
 
 
-def _note_division(seen: _Probabilities) -> None:
+def _note_division(seen: _Probabilities, epsilon: float) -> None:
     """Division by a sum of 1 changes nothing; behind a mask it renormalises."""
     if seen.renormalise:
         raise UnfitError("the probabilities are divided by their sum twice")
+    if seen.gate is None and seen.factors:
+        seen.renormalise, seen.epsilon = True, epsilon
+        return
+    if epsilon > _LEAST_EPSILON:
+        raise UnfitError(f"the probabilities are divided by their sum and {epsilon:g}, which isn't known to be 1")
     if seen.gate is None:
-        seen.renormalise = bool(seen.factors)
         return
     if seen.factors or not _sums_to_one(seen.gate.positions):
         raise UnfitError("the mixture of a gate is divided by its sum, which isn't known to be 1")
