@@ -6,6 +6,7 @@ import pytest
 
 from shallowvit.engines.sites import find_attentions
 from shallowvit.plugins.rewriting import inline_plugins, plugins_of, rewrite_attention
+from shallowvit.plugins.survey import survey_graph
 from shallowvit_kernels.errors import KernelError
 from shallowvit_kernels.records import FeatureMap, Kernel, Layout
 
@@ -149,6 +150,22 @@ def test_rewrite_attention_auto_takes_gaussian_attention_and_leaves_linear_to_te
     model = _graph(QKV, LINEAR["sum"][0], extra=LINEAR_NUMBERS)
     result = rewrite_attention(model, "auto")
     assert (result.found, result.replaced, result.left) == (1, (), ())
+
+
+@pytest.mark.parametrize(
+    ("body", "numbers", "kernel", "said"),
+    [
+        (GAUSSIAN["sums"] + " y = MatMul(p, v)", "NUMBERS", Kernel.GAUSSIAN, "weights, tokens times tokens, are written"),
+        ("sum", "LINEAR_NUMBERS", Kernel.LINEAR, "none of them tokens times tokens"),
+    ],
+)
+def test_survey_graph_lists_attention_without_a_softmax_too(tmp_path, body, numbers, kernel, said):
+    body = LINEAR[body][0] if body in LINEAR else body
+    onnx_ir.save(_graph(QKV, body, extra=globals()[numbers]), tmp_path / "graph.onnx")
+    (found,) = survey_graph(tmp_path / "graph.onnx")
+    assert found.variant.kernel is kernel
+    assert said in found.site.obstacle
+    assert (found.site.kind, found.reason) == ("pattern", None)
 
 
 GAUSSIAN_LEFT = {
@@ -314,6 +331,22 @@ def test_inline_plugins_gives_plain_operators_with_the_same_answers(opset):
     (site,) = find_attentions(model)
     assert (site.anchor, site.kind, site.heads, site.head_size) == (name, "Attention" if opset == 23 else "pattern", 2, 20)
     assert inline_plugins(model) == 0
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+@pytest.mark.parametrize("scores", ["a = MatMul(q, kt)", "b = MatMul(q, kt) a = Tanh(b)"])
+def test_inline_plugins_of_a_guarded_mask_gives_zeros_to_queries_that_see_no_key(opset, scores):
+    steps = {"s": f"{scores} s = Where(m, a, c)", "y": "n = IsNaN(p) d = Where(n, z, p) y = MatMul(d, v)"}
+    model = pattern(steps, ", bool[B,1,5,7] m", extra="<float z = {0}, float c = {-1}>", opset=opset)
+    model.graph.initializers["c"].const_value = onnx_ir.tensor(np.array(-np.inf, np.float32), name="c")
+    feeds = feeds_of(model)
+    feeds["m"] = feeds["m"].copy()
+    feeds["m"][1, 0, 2] = False
+    expected = answers(model, feeds)
+    assert not expected[1, :, 2].any()
+    assert len(rewrite_attention(model, "plugin").replaced) == 1
+    inline_plugins(model)
+    assert relative(answers(model, feeds), expected) < 2e-6
 
 
 def test_inline_plugins_of_half_precision_multiplies_in_it_so_that_tensorrt_fuses():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from shallowvit_kernels.records import Kernel
 
 from ..engines.records import AttentionChoice
 from ..engines.sites import find_attentions
@@ -46,6 +48,10 @@ def survey_graph(graph: Path, blocks: Mapping[str, int] | None = None) -> tuple[
     rewrite = rewrite_attention(model, str(AttentionChoice.PLUGIN))
     variants |= dict(rewrite.replaced)
     reasons = dict(rewrite.left)
+    known = {site.anchor for site in sites}
+    # attention without a softmax is none to TensorRT; what the rewrite has found of it stands in the graph by now
+    others = [site for site in find_attentions(model, blocks) if site.anchor not in known and site.anchor in variants]
+    sites += tuple(replace(site, kind="pattern", obstacle=_WITHOUT_SOFTMAX[variants[site.anchor].kernel]) for site in others)
     return tuple(
         Surveyed(site, variants.get(site.anchor), None if site.anchor in variants else reasons.get(site.anchor, _UNKNOWN))
         for site in sites
@@ -53,6 +59,11 @@ def survey_graph(graph: Path, blocks: Mapping[str, int] | None = None) -> tuple[
 
 
 _UNKNOWN = "isn't among the forms that are understood"
+_WITHOUT_SOFTMAX = {
+    Kernel.ATTENTION: "isn't recognised as an attention",
+    Kernel.GAUSSIAN: "has no softmax; its weights, tokens times tokens, are written to memory",
+    Kernel.LINEAR: "has no softmax; it runs as single operators, none of them tokens times tokens",
+}
 
 
 def compile_surveyed(found: tuple[Surveyed, ...], sm: int) -> tuple[Compiled, ...]:
