@@ -30,6 +30,7 @@ TYPES = {
 }
 _SWAP = (0, 2, 1, 3)  # [b, n, h, d] <-> [b, h, n, d]
 _ATTENTION_OPSET = 23
+_OF_MASKS = ("Where", "Add", "Unsqueeze", "Cast")  # what a mask is made with
 
 
 class _Body:
@@ -181,7 +182,7 @@ def _attention(
     if Modifier.BIAS in operands:
         scores = body.op("Add", scores, operands[Modifier.BIAS])
     probabilities = body.op("Softmax", scores, anchor=True, axis=-1)
-    if Modifier.BIAS in operands and widened:  # a row of nothing but minus infinity
+    if Modifier.BIAS in operands and (widened or _hides(given[Modifier.BIAS])):  # a row of nothing but minus infinity
         zero = body.constant(0.0)
         probabilities = body.op("Where", body.op("IsNaN", probabilities), zero, probabilities)
     probabilities = _modified(body, variant, probabilities, operands)
@@ -189,6 +190,17 @@ def _attention(
     if variant.log_sum_exp:
         results.append(body.op("ReduceLogSumExp", scores, body.constant([-1]), keepdims=0))
     return results
+
+
+def _hides(bias: onnx_ir.Value | None) -> bool:
+    """Whether minus infinity is put into it for masked keys; then a query may see none."""
+    if bias is None:
+        return False
+    numbers = onnx_ir.convenience.get_const_tensor(bias)
+    if numbers is not None:
+        return bool(np.isneginf(np.atleast_1d(numbers.numpy().astype(np.float32))).all(-1).any())
+    node = bias.producer()
+    return node is not None and node.op_type in _OF_MASKS and any(_hides(one) for one in node.inputs)
 
 
 def _modified(
