@@ -97,9 +97,10 @@ def _check_tensors(
     sizes = {"d": variant.head_size, "e": variant.value_size, "3": 3} | sizes
     for spec, one in zip(specs, tensors, strict=True):
         _check_kind(spec, one, tensors[0].device)
-        axes = spec.axes.replace("m", "n") if variant.layout is Layout.PACKED else spec.axes
-        for letter, size in zip(axes, one.shape, strict=True):
-            expected = 1 if letter in spec.broadcast else sizes.setdefault(letter, size)
+        for letter, size in zip(spec.axes, one.shape, strict=True):
+            # of packed tensors, keys are as many as queries
+            known = "n" if letter == "m" and variant.layout is Layout.PACKED else letter
+            expected = 1 if letter in spec.broadcast else sizes.setdefault(known, size)
             if size != expected or not size:
                 needed = f"{expected}" if expected else "1 or more"
                 raise KernelError(

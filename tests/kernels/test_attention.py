@@ -123,6 +123,12 @@ def test_attention_with_broadcast_operands_reads_them_unexpanded(shift):
     _check(_variant(operands=operands, head_size=8), (2, 2, 5, 18), SMALL)
 
 
+@pytest.mark.parametrize("broadcast", ["n", "m", "hn", "nm"])
+def test_attention_of_packed_tensors_takes_an_operand_of_one_query_or_one_key(broadcast):
+    operands = (Operand(Modifier.BIAS, broadcast), Operand(Modifier.PROBABILITY_MASK, "bm"))
+    _check(_variant(operands=operands, head_size=8, layout=Layout.PACKED), (2, 2, 18, 18), SMALL)
+
+
 @pytest.mark.parametrize("dtype", Dtype)
 def test_attention_reads_an_operand_of_each_type(dtype):
     _check(_variant(Dtype.FP32, operands=(Operand(Modifier.SCORE_MASK, dtype=dtype),)), (1, 2, 20, 20), SMALL)
