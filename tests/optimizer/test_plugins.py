@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 
 from shallowvit.engines import build_engine
@@ -21,7 +22,9 @@ from shallowvit.engines.records import BuildConfig, Flavour
 from shallowvit.engines.sites import find_attentions
 from shallowvit.engines.worker.layers import fused_nodes, kernels_in_bytes, kernels_of_nodes
 from shallowvit.errors import ShallowvitError
+from shallowvit.plugins.rewriting import rewrite_attention
 
+from .attention_graphs import Attention
 from .plugin_graphs import FULL, HALF, MASKED, made_up_ptx, profile_of, save_graph, write_made_up
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX builds these engines: pip install 'shallowvit[tensorrt]'")
@@ -191,6 +194,20 @@ def test_build_engine_script_of_a_folder_counts_our_nodes(tmp_path):
     assert said[0].stdout.endswith("model.engine: attention fused 2 of 2\n")
     assert said[1].stdout.endswith("attention fused 1 of 2\n")
     assert "not fused: attention1; the engine was removed" in said[1].stderr
+
+
+def test_build_of_a_graph_without_names_finds_its_attention_in_the_engine(tmp_path):
+    proto = onnx.load(Attention().pattern().save(tmp_path / "model.onnx"))
+    for node in proto.graph.node:
+        node.name = ""
+    onnx.save(proto, tmp_path / "model.onnx")
+    profile = {name: [[1, 2, 24, 16], [1, 2, 24, 16], [4, 2, 24, 16]] for name in "qkv"}
+    _, report, _ = built(tmp_path, tmp_path / "model.onnx", [profile])
+    assert [(one.node, one.fused) for one in report.attentions] == [("node_of_probabilities", True)]
+    model = onnx_ir.load(tmp_path / "model.onnx")
+    assert [name for name, _ in rewrite_attention(model, "auto", unfused={"node_of_probabilities"}).replaced] == [
+        "node_of_probabilities"
+    ]
 
 
 def test_find_attentions_of_our_nodes_reads_sizes_off_their_inputs(tmp_path):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import onnx_ir
 
-__all__ = ["AttentionSite", "block_paths", "find_attentions"]
+__all__ = ["AttentionSite", "anchor_of", "block_paths", "find_attentions"]
 
 # Head sizes with a fused kernel, as probed on TensorRT-RTX 1.7. Full TensorRT's documentation says 16 to 256.
 HEAD_SIZES = (9, 256)
@@ -76,6 +76,11 @@ def block_paths(paths: Sequence[str], kept: Sequence[int]) -> dict[str, int]:
     return found
 
 
+def anchor_of(node: onnx_ir.Node) -> str:
+    """Return a node's name, or the one that TensorRT's parser gives a node without."""
+    return node.name or f"node_of_{node.outputs[0].name}"
+
+
 def find_attentions(graph: Path | onnx_ir.Model, blocks: Mapping[str, int] | None = None) -> tuple[AttentionSite, ...]:
     """Return the attentions in the order of the graph.
 
@@ -121,7 +126,7 @@ def _of_ours(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite:
     queries = sizes.get("n")
     path, block = _place(node, blocks)
     return AttentionSite(
-        anchor=node.name or "",
+        anchor=anchor_of(node),
         kind="plugin",
         path=path,
         block=block,
@@ -150,7 +155,7 @@ def _of_attention(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSit
     if obstacle is None and heads == 1 and mask is not None:
         obstacle = _ONE_HEAD
     sizes = (heads, size, shape[-2] if len(shape) > 1 else None, key_shape[-2] if len(key_shape) > 1 else None)
-    return AttentionSite(node.name or "", "Attention", path, block, dtype, *sizes, obstacle)
+    return AttentionSite(anchor_of(node), "Attention", path, block, dtype, *sizes, obstacle)
 
 
 def _of_softmax(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite | None:
@@ -170,7 +175,7 @@ def _of_softmax(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite 
     if obstacle is None and (len(query) == 3 or query[:2] == [1, 1]):  # as probed: MatMul and Softmax of [N, size] alone
         obstacle = "is MatMul and Softmax without an axis for batch or heads, which isn't recognised; export with opset 23"
     sizes = (heads, size, query[-2] if len(query) > 1 else None, key[-1] if key else None)
-    return AttentionSite(node.name or "", "pattern", path, block, dtype, *sizes, obstacle)
+    return AttentionSite(anchor_of(node), "pattern", path, block, dtype, *sizes, obstacle)
 
 
 def _shape_obstacle(dtype: str, head_size: int | None) -> str | None:

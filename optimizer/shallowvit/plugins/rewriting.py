@@ -14,7 +14,7 @@ from shallowvit_kernels.functions import DOMAIN, TYPES, function_of, nodes_of
 from shallowvit_kernels.records import Layout, Variant
 from shallowvit_kernels.tiles import TARGETS, largest_head, padded
 
-from ..engines.sites import find_attentions
+from ..engines.sites import anchor_of, find_attentions
 from ..exporting.attention import UnfitError, check_rank, is_attention
 from ..exporting.fusing import ATTENTION_OPSET, out_of_four_dimensions
 from ..exporting.values import Emitter, dims_of
@@ -75,7 +75,7 @@ def rewrite_attention(model: onnx_ir.Model, which: str, *, unfused: Collection[s
     replaced: list[tuple[str, Variant]] = []
     left: list[tuple[str, str]] = []
     for node in list(model.graph):
-        name = node.name or node.outputs[0].name or ""
+        name = anchor_of(node)
         asked = not auto or name in wanted or node.op_type == "Exp"
         one: Found | None = None
         try:
@@ -133,7 +133,7 @@ def plugins_of(model: onnx_ir.Model) -> tuple[tuple[str, Variant], ...]:
     Raises:
         KernelError: a node's variant is damaged or of another version.
     """
-    return tuple((node.name or node.outputs[0].name or "", _variant_of(node)) for node in _plugin_nodes(model))
+    return tuple((anchor_of(node), _variant_of(node)) for node in _plugin_nodes(model))
 
 
 def _plugin_nodes(model: onnx_ir.Model) -> list[onnx_ir.Node]:
