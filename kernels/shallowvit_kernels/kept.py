@@ -117,9 +117,12 @@ def write(folder: Path, compiled: Compiled) -> None:
         if folder.exists() and read(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
-    except OSError:
+    except OSError as err:
         if read(folder) is None:
-            raise
+            raise KernelError(
+                f"compile: {folder} can't be written ({err.strerror}), and compiled kernels are kept there; make room, or set "
+                "XDG_CACHE_HOME to another folder"
+            ) from err
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

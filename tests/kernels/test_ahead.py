@@ -163,6 +163,14 @@ def test_write_where_nothing_can_be_written_says_what_to_set(compiled, tmp_path)
         kept.write(tmp_path / "file" / "entry", compiled["80"])
 
 
+def test_write_where_something_is_in_the_way_says_what_to_set(compiled, tmp_path):
+    folder = tmp_path / "entry"
+    folder.write_text("no folder")
+    with pytest.raises(KernelError, match=r"entry can't be written \(.*\), .* make room, or set XDG_CACHE_HOME"):
+        kept.write(folder, compiled["80"])
+    assert [one.name for one in tmp_path.iterdir()] == ["entry"]
+
+
 def test_folder_of_differs_by_variant_target_and_tiles():
     tiles = tiles_for(PLAIN, 80)
     made_from = [(PLAIN, 80, tiles), (PLAIN, 86, tiles), (PLAIN, 80, (SMALL,)), (replace(PLAIN, scale=0.5), 80, tiles)]
