@@ -240,6 +240,12 @@ def test_rewrite_attention_leaves_linear_attention_with_two_feature_maps():
     assert "don't go through one feature map" in left(_graph(QKV, body, extra=LINEAR_NUMBERS))
 
 
+def test_rewrite_attention_leaves_linear_attention_whose_epsilon_adds_a_dimension():
+    body = RELU + SHARE + "r1 = Add(r, five) y5 = Div(z, r1) y = Squeeze(y5, start)"
+    numbers = LINEAR_NUMBERS.replace("<", "<float[1,1,1,1,1] five = {0.00001}, ")
+    assert "makes 5 dimensions of the 4 of the queries" in left(_graph(QKV, body, extra=numbers))
+
+
 NOT_LINEAR = {
     "other-sum": RELU + SHARE.replace("ReduceSum<keepdims=1>(g, before)", "ReduceSum<keepdims=1>(k, before)") + "y = Div(z, r)",
     "other-column": LINEAR["column"][0].replace("Slice(z, start, end, last)", "Slice(z, last, far, last)"),

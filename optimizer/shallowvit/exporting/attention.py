@@ -397,7 +397,7 @@ def check_shapes(query: onnx_ir.Value, key: onnx_ir.Value, permutation: tuple[in
 
 
 def check_rank(site: AttentionSite) -> None:
-    """Refuse a mask that gives the output more dimensions than the queries have."""
+    """Refuse a mask, or a number of several dimensions, that gives the output more of them than the queries have."""
     found, own = len(dims_of(site.second.outputs[0])), len(dims_of(site.query))
-    if found > own and site.second.op_type == "MatMul":
-        raise UnfitError(f"a mask makes {found} dimensions of the {own} of the queries")
+    if found > own:
+        raise UnfitError(f"a mask or a number makes {found} dimensions of the {own} of the queries")
