@@ -132,7 +132,7 @@ def _export_float(pruned: PrunedModel, path: Path, config: ExportConfig) -> Expo
         blocks=len(pruned.plan.standing),
         parity=parity,
         attention_rewritten=fused.rewritten,
-        attention_left=(*fused.left, *left),
+        attention_left=_left(fused.left, left, plugins),
         attention_plugins=plugins,
         steps=steps,
         batch=batch,
@@ -197,6 +197,14 @@ def _settle_attention(graph: onnx_ir.Model, config: ExportConfig, fp32_nodes: tu
     if island in (Precision.FP16, Precision.BF16):
         cast_attention(graph, island)
     return fused
+
+
+def _left(
+    native: tuple[tuple[str, str], ...], own: tuple[tuple[str, str], ...], plugins: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    """Each attention that stayed as it was, once; what no Attention node takes may have become a node of ours."""
+    ours = {node for node, _operator in plugins}
+    return tuple(({node: reason for node, reason in native if node not in ours} | dict(own)).items())
 
 
 def _as_plugins(graph: onnx_ir.Model, config: ExportConfig) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
