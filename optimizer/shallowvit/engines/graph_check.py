@@ -51,7 +51,7 @@ def check_graph(path: Path) -> GraphFacts:
     if not path.is_file():
         raise ShallowvitError(f"build: no graph {path}; export the model again")
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, "protobuf", load_external_data=False)  # a name such as x.json would be read as text
     except DecodeError as err:
         raise ShallowvitError(f"build: {path} is not an ONNX file ({err}); export the model again") from err
     opset = _check_versions(model, path)
