@@ -40,7 +40,7 @@ def print_survey(path: Path, found: tuple[Surveyed, ...], compiled: tuple[Compil
         site = one.site
         shape = f"{_size(site.heads)} x {_size(site.head_size)} {site.dtype}"
         native = "not asked: it is a node of ours" if site.kind == "plugin" else site.obstacle or "fuses it"
-        ours = one.variant.name if one.variant else f"none: it {one.reason}"
+        ours = one.variant.name if one.variant else f"none: {one.reason}"
         table.add_row("" if site.block is None else str(site.block), site.path, shape, native, ours)
     if found:
         print_table(table)

@@ -58,7 +58,7 @@ def survey_graph(graph: Path, blocks: Mapping[str, int] | None = None) -> tuple[
     )
 
 
-_UNKNOWN = "isn't among the forms that are understood"
+_UNKNOWN = "it isn't among the forms that are understood"
 _WITHOUT_SOFTMAX = {
     Kernel.ATTENTION: "isn't recognised as an attention",
     Kernel.GAUSSIAN: "has no softmax; its weights, tokens times tokens, are written to memory",
