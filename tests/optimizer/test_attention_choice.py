@@ -8,14 +8,20 @@ import numpy as np
 import onnx_ir
 import onnxruntime
 import pytest
+import torch
+from torch import nn
 
 import shallowvit
-from shallowvit import BuildConfig, ExportConfig, ShallowvitError, verify
+from shallowvit import BuildConfig, ExportConfig, PrunedModel, ShallowvitError, verify
 from shallowvit.cli.main import main
 from shallowvit.engines.build import build_engine
 from shallowvit.engines.records import AttentionChoice, PluginTiming
-from shallowvit.exporting import Precision
+from shallowvit.exporting import Precision, export_onnx
+from shallowvit.exporting.quantize_records import QuantizeConfig
 from shallowvit.plugins.choosing import time_plugins
+
+from .pattern_graphs import pattern
+from .small_models import loaded
 
 pytest.importorskip("tensorrt_rtx", reason="builds engines; pip install 'shallowvit[tensorrt]'")
 
@@ -196,9 +202,6 @@ def test_recipe_of_a_graph_with_our_nodes_carries_their_kernels(pruned_video, tm
 
 
 def test_quantised_export_refuses_our_nodes_and_names_the_way():
-    from shallowvit.exporting.onnx_export import export_onnx  # noqa: F401 - the stage that refuses
-    from shallowvit.exporting.quantize_records import QuantizeConfig
-
     model = shallowvit.load("demo")
     config = ExportConfig(Precision.INT4, quantize=QuantizeConfig(Precision.INT4), attention=AttentionChoice.AUTO)
     with pytest.raises(ShallowvitError, match=r"of float graphs, and this one is quantised to int4; .* shallowvit build"):
@@ -232,10 +235,66 @@ def test_kernels_of_a_bundle_says_who_can_compute_each_attention(run, bundle, tm
     assert sorted(path.suffix for path in folder.iterdir()) == [".cubin", ".json", ".ptx"]
 
 
+@pytest.fixture
+def given_away(tmp_path):
+    """A graph whose probabilities are an output too, which neither TensorRT's kernels nor ours do."""
+    onnx_ir.save(pattern({}, outputs=("y", "p")), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_build_auto_of_what_our_kernels_refuse_says_why_and_does_not_send_to_auto(given_away, tmp_path):
+    wanted = r"Our kernels don't take it either: the probabilities .*\. Accept it with --allow-unfused$"
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ShallowvitError, match=wanted):
+        build_engine(given_away, tmp_path / "out", BuildConfig(attention=AttentionChoice.AUTO))
+    with pytest.raises(ShallowvitError, match="Give it a kernel of ours with --attention auto"):
+        build_engine(given_away, tmp_path / "out", BuildConfig())
+
+
+def test_kernels_of_a_graph_that_ours_refuse_says_why_in_a_sentence(run, given_away):
+    code, out, _err = run("kernels", given_away)
+    assert code == 0
+    assert "none: the probabilities are" in " ".join(out.replace("│", " ").split())
+
+
+class OddAttention(nn.Module):
+    """With something done to its probabilities: a gate, which our kernel takes, or a sine, which nobody does."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.qkv, self.gate = kind, nn.Linear(32, 96), nn.Parameter(torch.rand(2, 1, 1))
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).reshape(len(x), -1, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        p = (q @ k.transpose(-1, -2) / 4).softmax(-1)
+        p = {"gated": p * self.gate, "sine": torch.sin(p)}[self.kind]
+        return x + (p @ v).transpose(1, 2).reshape(x.shape)
+
+
+class OddModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(OddAttention(kind) for kind in ("gated", "sine"))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x.mean(1)
+
+
+def test_export_names_each_attention_that_stayed_once_and_none_that_became_ours(tmp_path):
+    model = loaded(OddModel().eval(), torch.randn(1, 6, 32))
+    config = ExportConfig(Precision.FP32, attention=AttentionChoice.PLUGIN)
+    exported = export_onnx(PrunedModel(model, shallowvit.plan(model)), tmp_path / "model.onnx", config)
+    assert [reason.split()[0] for _node, reason in exported.attention_left] == ["Sin"]
+    assert len(exported.attention_plugins) == 1
+
+
 def test_kernels_refuses_what_it_cannot_do(run, tmp_path, bundle):
     for words, said in (
         (("--target", "rtx-4090"), "kernels: --target and --out are about a bundle's kernels"),
         ((tmp_path / "none.onnx",), "kernels: no bundle and no ONNX file"),
+        ((bundle.path / "manifest.json",), "manifest.json is not an ONNX file"),
         ((bundle.path, "--out", tmp_path / "x"), "kernels: --out needs the device to compile for"),
         ((bundle.path, "--out", tmp_path, "--target", "rtx-4090"), f"kernels: {tmp_path} exists"),
     ):

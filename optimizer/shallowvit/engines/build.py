@@ -68,7 +68,7 @@ def build_engine(
     with tempfile.TemporaryDirectory(dir=out, prefix=".build-") as name:
         attempt = _settled(task, Path(name))
         if not config.allow_unfused:
-            check_fused(attempt.report)
+            check_fused(attempt.report, config.attention, attempt.prepared.refused)
         _check_gpu(choice, attempt.result)
         os.replace(attempt.folder / ENGINE, out / ENGINE)
         _write_report(out / REPORT, attempt.report, attempt.layers)

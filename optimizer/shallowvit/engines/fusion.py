@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ShallowvitError
-from .records import AttentionFusion, FusionReport
+from .records import AttentionChoice, AttentionFusion, FusionReport
 from .worker.layers import fused_nodes, kernels_in_bytes, kernels_of_nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .sites import AttentionSite
     from .worker.layers import Layer
 
-__all__ = ["check_fused", "fusion_report"]
+__all__ = ["check_fused", "fusion_report", "way_out"]
 
 _OURS = "shallowvit_"  # our operators' names
 _SOME_PROFILES = "is fused in some optimisation profiles only; build with one --batch"
@@ -79,8 +79,15 @@ def _reason(site: AttentionSite, kernels: Sequence[str]) -> str:
     return _NOT_TAKEN if site.operator else _NO_REASON
 
 
-def check_fused(report: FusionReport, stage: str = "build") -> None:
+def check_fused(
+    report: FusionReport, attention: AttentionChoice | None = None, refused: Iterable[tuple[str, str]] = ()
+) -> None:
     """Refuse an engine in which an attention isn't fused.
+
+    Args:
+        report: What became of the attentions.
+        attention: Who was to compute them.
+        refused: Those that our kernels were asked for and don't take, by node, and why.
 
     Raises:
         ShallowvitError: names the first attention that isn't, the reason, and how many there are.
@@ -90,6 +97,16 @@ def check_fused(report: FusionReport, stage: str = "build") -> None:
     first = next(attention for attention in report.attentions if not attention.fused)
     block = first.path if first.block is None else f"block {first.block} ({first.path})"
     raise ShallowvitError(
-        f"{stage}: attention is fused in {report.fused} of {report.expected}: that of {block} {first.reason}. "
-        "Give it a kernel of ours with --attention auto, or accept it with --allow-unfused"
+        f"build: attention is fused in {report.fused} of {report.expected}: that of {block} {first.reason}. "
+        f"{way_out(first.node, attention, refused)}"
     )
+
+
+def way_out(node: str, attention: AttentionChoice | None, refused: Iterable[tuple[str, str]]) -> str:
+    """Return what can be done about an attention that TensorRT doesn't fuse; see ``check_fused``."""
+    why = dict(refused).get(node)
+    if why is not None:
+        return f"Our kernels don't take it either: {why}. Accept it with --allow-unfused"
+    if attention in (AttentionChoice.PLUGIN, AttentionChoice.AUTO):
+        return "It has no kernel of ours in this engine; accept it with --allow-unfused"
+    return "Give it a kernel of ours with --attention auto, or accept it with --allow-unfused"

@@ -21,6 +21,7 @@ from ..errors import ShallowvitError
 from ..plugins.preparing import prepare_graph
 from .build import job_from_config
 from .flavours import Choice, check_precision, compute_capabilities
+from .fusion import way_out
 from .graph_check import check_graph
 from .process import copy_plugin_code
 from .profiles import profiles_for
@@ -62,7 +63,7 @@ def write_recipe(bundle: Path, config: BuildConfig, blocks: Mapping[str, int]) -
     if obstacle and not config.allow_unfused:
         raise ShallowvitError(
             f"export: attention can't be fused on {target.key}: that of {obstacle.path} {obstacle.obstacle}. "
-            "Give it a kernel of ours with --attention auto, or accept it with --allow-unfused"
+            f"{way_out(obstacle.anchor, config.attention, prepared.refused)}"
         )
     jetpack = jetpack_for(target, config.jetpack)
     record = job_from_config(config, choice, profiles) | {
