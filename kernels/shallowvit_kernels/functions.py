@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir
 
-from .records import Dtype, FeatureMap, Kernel, Layout, Modifier
+from .records import DOMAIN, Dtype, FeatureMap, Kernel, Layout, Modifier
 from .tensors import inputs_of, outputs_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ATTRIBUTES", "DOMAIN", "TYPES", "function_of", "nodes_of"]
 
-DOMAIN = "shallowvit"
 ATTRIBUTES = ("plugin_namespace", "plugin_version", "variant")  # of a node
 TYPES = {
     Dtype.FP32: onnx_ir.DataType.FLOAT,

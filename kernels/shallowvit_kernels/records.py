@@ -19,8 +19,9 @@ from .errors import KernelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Argument", "Dtype", "FeatureMap", "Kernel", "Layout", "Modifier", "Operand", "Size", "Tile", "Variant"]
+__all__ = ["DOMAIN", "Argument", "Dtype", "FeatureMap", "Kernel", "Layout", "Modifier", "Operand", "Size", "Tile", "Variant"]
 
+DOMAIN = "shallowvit"  # of nodes of our own in a graph
 _SCHEMA = 1
 
 
@@ -168,7 +169,7 @@ class Variant:
         words += ["soft_cap"] if self.soft_cap else []
         words += [str(self.feature_map).replace("+", "_")] if self.feature_map else []
         digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
-        return "_".join(["shallowvit", *words, str(self.dtype), f"d{self.head_size}", digest])
+        return "_".join([DOMAIN, *words, str(self.dtype), f"d{self.head_size}", digest])
 
     def to_json(self) -> str:
         """Return it as one line, the same for the same variant."""

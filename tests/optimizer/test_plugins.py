@@ -23,6 +23,9 @@ from shallowvit.engines.sites import find_attentions
 from shallowvit.engines.worker.layers import fused_nodes, kernels_in_bytes, kernels_of_nodes
 from shallowvit.errors import ShallowvitError
 from shallowvit.plugins.rewriting import rewrite_attention
+from shallowvit.selfcheck.kernels import CHECKED_VARIANTS
+from shallowvit_bench.runners.plugin_kernels import operators_in
+from shallowvit_kernels.records import Dtype, FeatureMap, Kernel, Variant
 
 from .attention_graphs import Attention
 from .plugin_graphs import FULL, HALF, MASKED, made_up_ptx, profile_of, save_graph, write_made_up
@@ -65,7 +68,7 @@ def test_build_engine_of_our_nodes_counts_them_fused_and_carries_their_code(tmp_
     assert b"launch_0" in content and b"ptx_0" in content
 
 
-def test_build_of_our_node_takes_a_tenth_of_the_memory_of_its_function(tmp_path):
+def test_build_of_our_node_takes_a_fifth_of_the_memory_of_its_function(tmp_path):
     graph = save_graph(tmp_path / "model.onnx", FULL)
     profile = profile_of(FULL, high=(8, 1568))
     plugin, report, _ = built(tmp_path, graph, [profile], **write_made_up(tmp_path, FULL))
@@ -74,6 +77,15 @@ def test_build_of_our_node_takes_a_tenth_of_the_memory_of_its_function(tmp_path)
     assert unfused.attentions[0].reason.startswith("is a node of ours, and the engine has no plugin for it")
     assert kernels_in_bytes(engine) == [] and unfused.kernels == ()
     assert function["activation_bytes"] > 5 * plugin["activation_bytes"]
+
+
+ELU = Variant(Kernel.LINEAR, Dtype.BF16, 24, feature_map=FeatureMap.ELU_PLUS_ONE)
+
+
+@pytest.mark.parametrize("variant", [*CHECKED_VARIANTS, ELU], ids=lambda variant: variant.name)
+def test_every_kernels_name_is_found_in_an_engine_by_the_builder_and_by_the_harness(variant):
+    engine = b"\0..\0" + made_up_ptx(variant).encode() + f"\0{variant.name}_of_a_node\0".encode()
+    assert kernels_in_bytes(engine) == operators_in(engine) == [variant.name]
 
 
 def test_build_of_our_nodes_in_two_profiles_counts_each_once(tmp_path):

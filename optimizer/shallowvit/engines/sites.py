@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shallowvit_kernels.records import DOMAIN
+
 from ..errors import ShallowvitError
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ HEAD_SIZES = (9, 256)
 _ONE_HEAD = "has one head and a mask or bias, for which there is no fused kernel"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _log = logging.getLogger("onnx_ir.passes")
-_OURS = "shallowvit"  # domain of nodes whose kernel is ours
 _WRAPPER = "model."  # the exported module holds the user's model under this name
 _DEEP = 8  # nodes between a softmax and its MatMuls, at most
 _BEFORE = ("Add", "Sub", "Mul", "Div", "Cast", "Where", "Reshape", "Tanh", "Identity", "QuantizeLinear", "DequantizeLinear")
@@ -100,7 +101,7 @@ def find_attentions(graph: Path | onnx_ir.Model, blocks: Mapping[str, int] | Non
 
 
 def _site(node: onnx_ir.Node, blocks: Mapping[str, int]) -> AttentionSite | None:
-    if node.domain == _OURS:
+    if node.domain == DOMAIN:
         return _of_ours(node, blocks)
     if node.op_type == "Attention":
         return _of_attention(node, blocks)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from shallowvit_kernels.records import DOMAIN
+
 from ..errors import ShallowvitError
 from .ladder import export_program
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTERNAL_DATA_ABOVE_BYTES", "batch_of", "count_attention", "output_facts", "trace", "write_graph"]
 
-PLUGIN_DOMAIN = "shallowvit"  # of attentions that are nodes of our own
 EXTERNAL_DATA_ABOVE_BYTES = 2_000_000_000  # a protobuf message can't pass 2 GiB
 _FOLDED_NUMBERS = 2**23  # a bias of 577 x 577 tokens and 16 heads is 5.3 million
 _SAMPLES = 16  # pairs
@@ -144,7 +145,7 @@ def write_graph(model: onnx_ir.Model, path: Path, metadata: Mapping[str, str]) -
 def count_attention(model: onnx_ir.Model, opset: int) -> int:
     """Count the attentions: ``Attention`` nodes from opset 23 on, else the softmaxes of the pattern, and nodes of our own."""
     wanted = "Attention" if opset >= 23 else "Softmax"
-    return sum(node.op_type == wanted or node.domain == PLUGIN_DOMAIN for node in model.graph.all_nodes())
+    return sum(node.op_type == wanted or node.domain == DOMAIN for node in model.graph.all_nodes())
 
 
 def output_facts(model: onnx_ir.Model) -> tuple[tuple[str, tuple[int | str, ...]], ...]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shallowvit_kernels.records import DOMAIN
+
 from ..engines.records import AttentionChoice, Flavour, PluginKernel
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "Prepared", "plugin_targets", "prepare_graph", "write_kernels"]
 
 FOLDER = "plugins"
-_DOMAIN = "shallowvit"  # of nodes of our own
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def prepare_graph(
     import onnx_ir
 
     model = onnx_ir.load(graph)
-    if attention in (None, AttentionChoice.NATIVE) and _DOMAIN not in model.opset_imports:
+    if attention in (None, AttentionChoice.NATIVE) and DOMAIN not in model.opset_imports:
         return Prepared(graph)
     from .rewriting import inline_plugins, plugins_of, rewrite_attention
 
