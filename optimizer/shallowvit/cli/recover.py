@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Force, Json, Out, Quiet, Seed
+from .options import Force, Json, Out, Quiet
 
 if TYPE_CHECKING:
     from ..recovery.closed_form import Repair
@@ -34,7 +34,7 @@ def recover(
         ),
     ] = "projection",
     samples: Annotated[int, typer.Option(help="Items to fit on.")] = 256,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of which items are drawn.")] = 0,
     teacher: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="The unpruned model, where the one that PRUNED names has moved.")
     ] = None,
