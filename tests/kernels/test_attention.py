@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shallowvit_kernels.attention import attention_reference
+from shallowvit_kernels.attention import attention_kernel, attention_reference
 from shallowvit_kernels.calling import DTYPES, run_variant
 from shallowvit_kernels.records import Dtype, Kernel, Layout, Modifier, Operand, Tile, Variant
 
@@ -215,3 +215,10 @@ def test_attention_launched_from_its_data_gives_what_strides_give(name, layout):
     launch_from_data(variant, tensors, outputs, SMALL)
     assert all(torch.equal(one, other) for one, other in zip(outputs, expected, strict=True))
     assert all(bool((fence == 7.0).all()) for fence in fences)
+
+
+def test_attention_kernel_has_a_parameter_for_every_modifier():
+    names = attention_kernel.arg_names
+    missing = [f"{one}_{what}" for one in Modifier for what in ("ptr", "b", "h", "n") if f"{one}_{what}" not in names]
+    assert missing == []  # what has none would be left out without a word
+    assert {f"{one.name}_M" for one in Modifier} <= set(names)
