@@ -164,6 +164,11 @@ def _capped():
     return graph.pattern(before=soft_cap(graph))
 
 
+def _changed(kind, place):
+    graph = Attention()
+    return graph.pattern(**{place: lambda value: graph.node(kind, [value], kind.lower())})
+
+
 def _biased(**sizes):
     graph = Attention(**sizes)
     bias = np.zeros((graph.tokens, graph.tokens))
@@ -202,6 +207,11 @@ FORMS = {
     "gate": (_gated, "probabilities changed by gated"),
     "probabilities out": (lambda: given_away(Attention().pattern()), "probabilities used elsewhere, as an output of the graph"),
     "tanh": (_capped, "tanh on its scores"),
+    "sine": (lambda: _changed("Sin", "between"), "probabilities changed by sin before the values"),
+    "rectified": (lambda: _changed("Relu", "between"), "probabilities changed by relu before the values"),
+    "rectified scores": (lambda: _changed("Relu", "before"), "has Relu on its scores"),
+    "absolute scores": (lambda: _changed("Abs", "before"), None),
+    "sigmoid of scores": (lambda: _changed("Sigmoid", "before"), "has Sigmoid on its scores"),
     "quantised": (lambda: quantised_queries(Attention()), "quantised q, k or v"),
     "no axis of heads": (_without_heads, "without an axis for batch or heads"),
 }

@@ -33,6 +33,9 @@ _WRAPPER = "model."  # the exported module holds the user's model under this nam
 _DEEP = 8  # nodes between a softmax and its MatMuls, at most
 _BEFORE = ("Add", "Sub", "Mul", "Div", "Cast", "Where", "Reshape", "Tanh", "Identity", "QuantizeLinear", "DequantizeLinear")
 _AFTER = ("Cast", "Mul", "Dropout", "Identity", "Reshape", "Where", "Add", "Div", "QuantizeLinear", "DequantizeLinear")
+# What no attention of a paper that we know does, but a user's may: it is an attention all the same, and has to be counted.
+_UNUSUAL = ("Abs", "Clip", "Cos", "Exp", "Log", "Max", "Min", "Neg", "Pow", "Relu", "Sigmoid", "Sin", "Sqrt", "Sub")
+_BREAKING = ("Pow", "Relu", "Sigmoid")  # on scores, as probed with TensorRT-RTX 1.7, which fuses with the others there
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,12 @@ def _pattern_obstacle(
 ) -> str | None:
     if any(node.op_type == "Tanh" for node in before):
         return "has tanh on its scores"
+    breaking = next((node for node in before if node.op_type in _BREAKING), None)
+    if breaking is not None:
+        return f"has {breaking.op_type} on its scores"
+    unusual = next((node for node in after if node.op_type in _UNUSUAL), None)
+    if unusual is not None:
+        return f"has its probabilities changed by {unusual.name or unusual.op_type} before the values"
     for node in after:
         others = [value for value in node.inputs if value is not None and not _comes_from(value, (softmax, *after))]
         if node.op_type in ("Mul", "Where", "Add", "Div") and any(not _is_scalar(value) for value in others):
@@ -249,7 +258,7 @@ def _scores(softmax: onnx_ir.Node) -> tuple[onnx_ir.Node | None, list[onnx_ir.No
         for node in producers:
             if _is_product(node):
                 return node, seen
-        passed = [node for node in producers if node.op_type in _BEFORE]
+        passed = [node for node in producers if node.op_type in _BEFORE + _UNUSUAL]
         seen += passed
         level = [value for node in passed for value in node.inputs]
     return None, seen
@@ -264,7 +273,7 @@ def _weighted_sum(softmax: onnx_ir.Node) -> tuple[onnx_ir.Node | None, list[onnx
         for node in users:
             if _is_product(node) and node.inputs[0] in level:
                 return node, seen
-        passed = [node for node in users if node.op_type in _AFTER]
+        passed = [node for node in users if node.op_type in _AFTER + _UNUSUAL]
         seen += passed
         level = [value for node in passed for value in node.outputs]
     return None, seen
