@@ -49,7 +49,8 @@ class RepairConfig:
 
     Args:
         method: What is fitted.
-        held_out: The share of the batches that chooses the ridge and judges the fit.
+        held_out: The share of the batches that chooses the ridge and judges the fit; the second batch does in any case, so that
+            two are enough.
         ridges: Tried, as shares of a feature's mean square.
     """
 
@@ -174,7 +175,7 @@ class _Gap:
         """Add up what the layer sees and should answer, and solve."""
         start = self._start()
         fitted, held_out = (Sums(*start.shape) for _ in range(2))
-        every = round(1 / self._config.held_out)
+        every = round(1 / self._config.held_out)  # and the second batch, since there may be no more than two
         number = -1
         for number, batch in enumerate(batches()):
             features, wanted = self._tokens(batch)

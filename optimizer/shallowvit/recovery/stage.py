@@ -29,7 +29,7 @@ class RecoverConfig:
     Args:
         data: Unlabelled inputs: ``demo:train``, a ``.npz``, a folder; best not what accuracy is measured on.
         method: What is fitted in front of each gap, see ``RepairMethod``.
-        samples: Items to fit on; a quarter of them only judges the fit.
+        samples: Items to fit on; a quarter of them or a little more only judges the fit.
         seed: Of which items are drawn.
         batch: Items a forward.
     """
