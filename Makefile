@@ -12,7 +12,7 @@ $(READY): pyproject.toml
 	@echo 'Setting up $(VENV): a few minutes and about 6 GB, most of it PyTorch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[transformers,timm,tensorrt,dev]'
+	$(BIN)/pip install --quiet --editable '.[transformers,timm,tensorrt,recover,tune,dev]'
 	touch $@
 
 demo: $(READY)

@@ -21,7 +21,7 @@ import torch
 import shallowvit
 from shallowvit import PlanConfig, RecoverConfig
 from shallowvit.exporting import deployable
-from shallowvit.recovery import RepairMethod, evaluate
+from shallowvit.recovery import Repair, RepairMethod, evaluate
 from shallowvit_bench.conditions import read_conditions
 from shallowvit_bench.demo_clips import demo_clips
 
@@ -51,8 +51,9 @@ def main() -> None:
         for samples in map(int, given.samples.split(",")):
             for seed in range(given.seeds):
                 for method in RepairMethod:
-                    config = RecoverConfig("demo:train", method, samples, seed)
-                    repair = shallowvit.recover(teacher, pruned, config)
+                    config = RecoverConfig("demo:train", method, samples, seed=seed)
+                    (repair,) = shallowvit.recover(teacher, pruned, config).steps
+                    assert isinstance(repair, Repair)
                     row = {
                         "model": "demo",
                         "removed": list(plan.removed),

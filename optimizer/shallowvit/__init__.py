@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .inspecting import Inspection, inspect_model
     from .models import Changes, LoadedModel, load
     from .pruning import PlanConfig, PrunedModel, PruningPlan, plan, prune, save_pruned
-    from .recovery import RecoverConfig, recover
+    from .recovery import RecoverConfig, TrainConfig, recover
     from .scoring import BlockScores, ScoreConfig, score
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ _HOMES = {
     "save_pruned": "pruning",
     "recover": "recovery",
     "RecoverConfig": "recovery",
+    "TrainConfig": "recovery",
     "PlanConfig": "pruning",
     "PrunedModel": "pruning",
     "PruningPlan": "pruning",
@@ -62,6 +63,7 @@ __all__ = [
     "RecoverConfig",
     "ScoreConfig",
     "ShallowvitError",
+    "TrainConfig",
     "__version__",
     "build",
     "export",

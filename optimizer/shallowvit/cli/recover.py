@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,30 +45,29 @@ def recover(
 
     The fit goes into the layer's own weights: the model keeps its form, and its graph has no node more.
     """
-    from ..errors import ShallowvitError
     from ..files import check_out
 
     check_out(out, force, "recover", str(path))
     from ..pruning import save_pruned
-    from ..recovery.closed_form import RepairMethod
-    from ..recovery.stage import RecoverConfig, pruned_from_folder
+    from ..recovery.records import Training
+    from ..recovery.settings import RecoverConfig
+    from ..recovery.stage import pruned_from_folder
     from ..recovery.stage import recover as recover_pruned
     from . import printing
 
-    if method not in list(RepairMethod):
-        raise ShallowvitError(f"recover: unknown method {method!r}; choose from {', '.join(RepairMethod)}")
-    config = RecoverConfig(data, RepairMethod(method), samples, seed)
+    config = RecoverConfig(data, method, samples, seed=seed)
     with printing.progress(f"loading {path} and the model it came from", quiet):
         whole, pruned = pruned_from_folder(path, teacher)
     with printing.progress("fitting", quiet):
-        repair = recover_pruned(whole, pruned, config)
+        recovered = recover_pruned(whole, pruned, config)
     with printing.progress(f"saving {out}", quiet):
-        saved = save_pruned(repair.pruned, out, force=force)
+        saved = save_pruned(recovered.pruned, out, force=force)
     if json:
-        gaps = [asdict(gap) for gap in repair.gaps]
-        printing.print_json({"out": str(out), "gaps": gaps, "inputs": repair.inputs, "seconds": repair.seconds})
+        printing.print_json({"out": str(out), "steps": recovered.lines(), "seconds": recovered.seconds})
         return
-    _print(repair)
+    for step in recovered.steps:
+        if not isinstance(step, Training):
+            _print(step)
     printing.print_line(f"{out}: load it with {saved.reload}")
 
 

@@ -1,13 +1,15 @@
-"""Recover what removing blocks cost: repair the gaps in closed form, or finetune what is left; and measure it."""
+"""Recover what removing blocks cost: repair the gaps in closed form, or train what is left; and measure it."""
 
 from typing import TYPE_CHECKING
 
 from ..lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .closed_form import Repair, RepairConfig, RepairMethod, repair_gaps
+    from .closed_form import Repair, RepairConfig, repair_gaps
     from .finetuning import Evaluation, FinetuneConfig, evaluate, finetune
-    from .stage import RecoverConfig, pruned_from_folder, recover
+    from .records import Recovered, Training, Workplace
+    from .settings import RecoverConfig, RecoverMethod, RepairMethod, TrainConfig
+    from .stage import pruned_from_folder, recover
 
 _HOMES = {
     "Evaluation": "finetuning",
@@ -16,9 +18,14 @@ _HOMES = {
     "finetune": "finetuning",
     "Repair": "closed_form",
     "RepairConfig": "closed_form",
-    "RepairMethod": "closed_form",
     "repair_gaps": "closed_form",
-    "RecoverConfig": "stage",
+    "RecoverConfig": "settings",
+    "RecoverMethod": "settings",
+    "RepairMethod": "settings",
+    "TrainConfig": "settings",
+    "Recovered": "records",
+    "Training": "records",
+    "Workplace": "records",
     "pruned_from_folder": "stage",
     "recover": "stage",
 }
@@ -27,9 +34,14 @@ __all__ = [
     "Evaluation",
     "FinetuneConfig",
     "RecoverConfig",
+    "RecoverMethod",
+    "Recovered",
     "Repair",
     "RepairConfig",
     "RepairMethod",
+    "TrainConfig",
+    "Training",
+    "Workplace",
     "evaluate",
     "finetune",
     "pruned_from_folder",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ import torch
 
 from ..errors import ShallowvitError
 from ..models.outputs import tensors_in
+from ..models.weights import hash_state
 from .least_squares import RIDGES, Fit, Sums, fit_ridge
 from .projections import Projection, find_projections
+from .settings import RepairMethod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,18 +30,6 @@ if TYPE_CHECKING:
     Batches = Callable[[], Iterable[dict[str, Any]]]
 
 __all__ = ["Repair", "RepairConfig", "RepairMethod", "RepairedGap", "repair_gaps"]
-
-
-class RepairMethod(StrEnum):
-    """What is fitted in front of a gap; each folds into the layer's own weights.
-
-    ``PROJECTION`` fits the whole layer on its own inputs. ``LINEAR`` fits one map of its answers, as ReplaceMe does (Shopkhoev
-    et al., NeurIPS 2025, arXiv 2505.02819). ``SCALE`` fits a factor and an offset a channel.
-    """
-
-    PROJECTION = "projection"
-    LINEAR = "linear"
-    SCALE = "scale"
 
 
 @dataclass(frozen=True)
@@ -126,6 +115,7 @@ def repair_gaps(teacher: LoadedModel, pruned: PrunedModel, batches: Batches, con
             task.fold(fit)
         reason = None if fit.ridge is not None else "no fit erred less on held-out inputs"
         found.append(RepairedGap(block, target, projection.path, fit.ridge, fit.error_before, fit.error_after, reason))
+    model = replace(model, sha256=hash_state(module))
     return Repair(replace(pruned, model=model), tuple(found), count, monotonic() - started)
 
 

@@ -2,58 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ShallowvitError
 from ..models import Changes, load
 from ..models.rebuild import LINEAGE_FILE, read_lineage
+from ..models.weights import hash_state
 from ..pruning import PlanConfig, plan, prune
 from ..scoring.calibration import forward_arguments, read_calibration
 from ..scoring.criteria import ScoreConfig
-from .closed_form import RepairConfig, RepairMethod, repair_gaps
+from .closed_form import RepairConfig, repair_gaps
+from .records import Recovered, Workplace
+from .settings import CLOSED_FORM, RecoverConfig, RecoverMethod, RepairMethod
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
     from ..pruning import PrunedModel
     from .closed_form import Repair
+    from .records import Training
 
-__all__ = ["RecoverConfig", "pruned_from_folder", "recover"]
+__all__ = ["pruned_from_folder", "recover", "repair"]
+
+# method -> the module and function (teacher, pruned, config, place) -> (PrunedModel, Training); a function trains the copy
+# of the pruned model that it is given, in place
+_TRAININGS = {
+    RecoverMethod.DISTILL: ("distillation", "distill_pruned"),
+    RecoverMethod.PRETRAIN: ("pretraining", "pretrain_pruned"),
+    RecoverMethod.FINETUNE: ("supervised", "finetune_pruned"),
+}
 
 
-@dataclass(frozen=True)
-class RecoverConfig:
-    """How to recover.
+def recover(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, place: Workplace | None = None) -> Recovered:
+    """Recover a pruned model by the steps of ``config.method`` in order; ``pruned`` stays as it is.
 
     Args:
-        data: Unlabelled inputs: ``demo:train``, a ``.npz``, a folder; best not what accuracy is measured on.
-        method: What is fitted in front of each gap, see ``RepairMethod``.
-        samples: Items to fit on; a quarter of them or a little more only judges the fit.
-        seed: Of which items are drawn.
-        batch: Items a forward.
+        teacher: The unpruned model, which ``pruned`` was made from.
+        pruned: What ``prune`` returned.
+        config: See ``RecoverConfig``.
+        place: Where trainings keep what resumes them, and whom they tell how far they are.
+
+    Raises:
+        ShallowvitError: the teacher is another model, a method doesn't fit the model, or the data isn't there.
     """
+    check_teacher(teacher, pruned)
+    place = place or Workplace()
+    done: list[Repair | Training] = []
+    for method in config.methods:
+        if method in CLOSED_FORM:
+            repaired = repair(teacher, pruned, config, RepairMethod(method))
+            pruned = repaired.pruned
+            done.append(repaired)
+            continue
+        module, name = _TRAININGS[method]
+        train = getattr(import_module(f".{module}", __package__), name)
+        own = replace(pruned, model=replace(pruned.model, module=copy.deepcopy(pruned.model.module)))
+        folder = place.folder / str(method) if place.folder else None
+        training = train(teacher, own, config, replace(place, folder=folder))
+        pruned = replace(own, model=replace(own.model, sha256=hash_state(own.model.module)))
+        done.append(training)
+    return Recovered(pruned, tuple(done))
 
-    data: str
-    method: RepairMethod = RepairMethod.PROJECTION
-    samples: int = 256
-    seed: int = 0
-    batch: int = 16
 
-    def __post_init__(self) -> None:
-        RepairConfig(self.method)
-        object.__setattr__(self, "method", RepairMethod(self.method))
-        if self.batch < 1 or self.samples < 2:
-            raise ShallowvitError(
-                f"recover: {self.samples} items in batches of {self.batch}; give 2 items or more in batches of 1 up"
-            )
+def check_teacher(teacher: LoadedModel, pruned: PrunedModel) -> None:
+    """Refuse a teacher that the pruned model wasn't made from.
+
+    Raises:
+        ShallowvitError: says what both are.
+    """
+    if teacher.sha256 != pruned.plan.weights_sha256:
+        raise ShallowvitError(
+            f"recover: the pruned model was made from weights {pruned.plan.weights_sha256[:12]}, the teacher "
+            f"{teacher.origin.spec} ({teacher.origin.architecture}, {len(teacher.blocks)} blocks) has {teacher.sha256[:12]}; "
+            "give the model that was pruned"
+        )
 
 
-def recover(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig) -> Repair:
+def repair(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, method: RepairMethod) -> Repair:
     """Repair the gaps of a pruned model in closed form on inputs from ``config.data``; ``pruned`` stays as it is.
 
     Raises:
-        ShallowvitError: the teacher is another model, whole blocks weren't what was removed, or the data isn't there.
+        ShallowvitError: whole blocks weren't what was removed, or the data isn't there.
     """
     if pruned.halves or not pruned.plan.gone:
         what = "halves of blocks were removed" if pruned.halves else "no block was removed"
@@ -61,7 +93,7 @@ def recover(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig) ->
     drawn = ScoreConfig(data=config.data, samples=config.samples, seed=config.seed)
     data = read_calibration(teacher, drawn, labelled=False)
     batch = min(config.batch, max(1, len(data) // 4))  # four batches at least, of which one judges
-    return repair_gaps(teacher, pruned, lambda: forward_arguments(teacher, data, batch), RepairConfig(config.method))
+    return repair_gaps(teacher, pruned, lambda: forward_arguments(teacher, data, batch), RepairConfig(method))
 
 
 def pruned_from_folder(folder: str | Path, teacher: str | None = None) -> tuple[LoadedModel, PrunedModel]:
@@ -88,12 +120,10 @@ def pruned_from_folder(folder: str | Path, teacher: str | None = None) -> tuple[
             f"recover: {folder} was pruned from weights {chosen['weights_sha256'][:12]}, {whole.origin.spec} has "
             f"{whole.sha256[:12]}; name the unpruned model with --teacher"
         )
-    if chosen.get("granularity", "block") != "block":
-        raise ShallowvitError(
-            f"recover: {folder} lacks the {chosen['granularity']} of blocks; only gaps of whole blocks are repaired"
-        )
-    removed = ",".join(map(str, chosen["removed"]))
-    again = prune(whole, replace(plan(whole, config=PlanConfig(remove=removed, split_pairs=True)), reason=chosen["reason"]))
+    wanted = PlanConfig(
+        remove=",".join(map(str, chosen["removed"])), granularity=chosen.get("granularity", "block"), split_pairs=True
+    )
+    again = prune(whole, replace(plan(whole, config=wanted), reason=chosen["reason"]))
     loaded = load(str(folder), arch=None if lineage["stock"] else whole.origin.arch or whole.origin.spec)
     again.model.module.load_state_dict(loaded.module.state_dict())
-    return whole, again
+    return whole, replace(again, model=replace(again.model, sha256=loaded.sha256))

@@ -1,0 +1,79 @@
+"""What the stage *recover* returns: the recovered model, and what each of its steps did and took."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ..pruning import PrunedModel
+    from .closed_form import Repair
+
+__all__ = ["Epoch", "Recovered", "Training", "Workplace"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch: the mean loss and its parts (hidden, output, labels), what validation said (higher is better), the time.
+
+    ``validation`` is top-1 where there are labels, else minus the loss on the items held out; None where nothing was.
+    """
+
+    loss: float
+    parts: dict[str, float]
+    validation: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training: its method, its epochs, which one's weights were kept, and what it took.
+
+    ``items`` were trained on, ``inputs_seen`` counts each as often as it was seen; ``stopped`` says why it ended early.
+    """
+
+    method: str
+    epochs: tuple[Epoch, ...]
+    kept: int
+    items: int
+    inputs_seen: int
+    seconds: float
+    stopped: str | None = None
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a training keeps its checkpoints and logs (nowhere by default), and whom it tells how far it is.
+
+    ``progress`` is given the steps done, the steps there are, and a line of figures.
+    """
+
+    folder: Path | None = None
+    progress: Callable[[int, int, str], None] = lambda _done, _all, _line: None
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A recovered copy, and its steps in order."""
+
+    pruned: PrunedModel
+    steps: tuple[Repair | Training, ...]
+
+    @property
+    def seconds(self) -> float:
+        """What all steps took."""
+        return sum(step.seconds for step in self.steps)
+
+    def lines(self) -> tuple[dict[str, Any], ...]:
+        """The steps as JSON values."""
+        return tuple(_line(step) for step in self.steps)
+
+
+def _line(step: Repair | Training) -> dict[str, Any]:
+    if isinstance(step, Training):
+        return asdict(step)
+    return {"gaps": [asdict(gap) for gap in step.gaps], "inputs": step.inputs, "seconds": step.seconds}
