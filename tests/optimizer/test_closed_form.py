@@ -202,7 +202,7 @@ def test_recover_command_writes_a_repaired_folder_that_loads(pruned_folder, tmp_
     assert code == 0, err
     record = json.loads(printed)
     assert [(gap["block"], gap["target"]) for gap in record["steps"][0]["gaps"]] == [(0, 1), (2, 3)]
-    assert record["inputs"] == 24
+    assert record["steps"][0]["inputs"] == 24
     before, after = (shallowvit.load(str(folder)).module.state_dict() for folder in (pruned_folder, out))
     fitted = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert fitted
