@@ -233,3 +233,17 @@ def test_recover_refuses_what_has_no_gaps(video_model):
 def test_recover_config_too_few_items_is_told():
     with pytest.raises(ShallowvitError, match="recover: 1 items in batches of 16; give 2 items or more"):
         RecoverConfig("demo:train", samples=1)
+
+
+def test_recover_command_leaves_what_it_did_in_lineage_and_bundle(pruned_folder, tmp_path, monkeypatch, capsys):
+    out, clips = tmp_path / "repaired", tmp_path / "clips.npz"
+    frames = np.random.default_rng(0).integers(0, 256, (24, 4, 16, 16, 3), dtype=np.uint8)
+    np.savez(clips, frames=frames)
+    words = (pruned_folder, "-o", out, "--data", clips, "--samples", "24", "--method", "scale")
+    assert _run(monkeypatch, capsys, "recover", *words)[0] == 0
+    _, again = pruned_from_folder(out)
+    (line,) = again.recovery
+    assert (line["method"], line["data"], line["inputs"]) == ("scale", str(clips), 24)
+    bundle = shallowvit.export(shallowvit.load(str(out)), tmp_path / "bundle")
+    assert bundle.manifest.recovery == again.recovery
+    assert f"| recovered | scale on 24 items of `{clips}` |" in (bundle.path / "README.md").read_text()

@@ -356,7 +356,7 @@ class Engine(_Record):
 
 
 class Manifest(_Record):
-    """``manifest.json``."""
+    """``manifest.json``; ``recovery`` says what was done about what pruning cost, a step each: method, data, what it took."""
 
     schema_version: Literal[1, 2, 3]
     name: str
@@ -369,6 +369,7 @@ class Manifest(_Record):
     labels: tuple[str, ...] | None
     parity: Parity
     metrics: dict[str, Metrics]
+    recovery: tuple[dict[str, Any], ...] = ()
     tools: dict[str, str]
     target: str | None = None
     recipe: str | None = None

@@ -25,7 +25,7 @@ def readme_text(manifest: Manifest) -> str:
 |---|---|
 | size | {plan.parameters_before:,} parameters became {plan.parameters_after:,} |
 | work | {plan.flops_before:,} floating-point operations an item became {plan.flops_after:,} |
-| graph | `model.onnx`, opset {graph.opset}, computes in {graph.precision}{_own_nodes(graph)} |
+{_recovery_row(manifest)}| graph | `model.onnx`, opset {graph.opset}, computes in {graph.precision}{_own_nodes(graph)} |
 {_input_rows(graph)}{_output_rows(graph)}| checked | {_checked(manifest)} |
 {_engine_rows(manifest)}
 `manifest.json` holds the hash of every file, the lineage, the preprocessing and the labels. To check the folder:
@@ -39,6 +39,11 @@ Needs `numpy` and `onnxruntime`; run in this folder.
 {_snippet(manifest)}
 ```
 """
+
+
+def _recovery_row(manifest: Manifest) -> str:
+    steps = [f"{step['method']} on {step['inputs']} items of `{step['data']}`" for step in manifest.recovery]
+    return f"| recovered | {', then '.join(steps)} |\n" if steps else ""
 
 
 def _own_nodes(graph: Graph) -> str:

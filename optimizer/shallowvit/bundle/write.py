@@ -157,6 +157,7 @@ def _manifest(
             "labels": model.labels,
             "parity": asdict(exported.parity),
             "metrics": _checked_metrics(exported),
+            "recovery": pruned.recovery or tuple((source["parent"] or {}).get("recovery", ())),
             "quantization": _quantization(exported, config),
             "precision_search": _search(found) if found else None,
             "tools": _tool_versions(model.origin.family),

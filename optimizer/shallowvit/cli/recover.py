@@ -63,7 +63,7 @@ def recover(
     with printing.progress(f"saving {out}", quiet):
         saved = save_pruned(recovered.pruned, out, force=force)
     if json:
-        printing.print_json({"out": str(out), "steps": recovered.lines(), "seconds": recovered.seconds})
+        printing.print_json({"out": str(out), "steps": recovered.lines, "seconds": recovered.seconds})
         return
     for step in recovered.steps:
         if not isinstance(step, Training):

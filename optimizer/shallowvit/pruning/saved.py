@@ -82,6 +82,8 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
             "plan": asdict(plan),
             "removals": [asdict(one) for one in (*(() if stock else _before(model)), *pruned.removals, *pruned.halves)],
         }
+        if pruned.recovery:
+            lineage["recovery"] = list(pruned.recovery)
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n")
     return PrunedFolder(out, stock, _reload_line(model, out, stock), len(plan.removed))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ShallowvitError
 from ..models.removals import Removal
@@ -31,13 +31,14 @@ class PrunedModel:
     """A model without its plan's blocks. ``model`` describes what is left; its ``origin`` is still the unpruned source.
 
     ``removals`` say, list by list, whether blocks were deleted or their places kept, and why; ``halves`` which branches were
-    cut out of blocks that all stand.
+    cut out of blocks that all stand; ``recovery`` what ``recover`` did to it since, a JSON object a step.
     """
 
     model: LoadedModel
     plan: PruningPlan
     removals: tuple[Removal, ...] = ()
     halves: tuple[HalfRemoval, ...] = ()
+    recovery: tuple[dict[str, Any], ...] = ()
 
     @property
     def places(self) -> dict[str, int]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from .settings import TrainConfig
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ..pruning import PrunedModel
     from .closed_form import Repair
+    from .settings import RecoverConfig
 
-__all__ = ["Epoch", "Recovered", "Training", "Workplace"]
+__all__ = ["Epoch", "Recovered", "Training", "Workplace", "line_of"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,17 @@ class Recovered:
         """What all steps took."""
         return sum(step.seconds for step in self.steps)
 
+    @property
     def lines(self) -> tuple[dict[str, Any], ...]:
-        """The steps as JSON values."""
-        return tuple(_line(step) for step in self.steps)
+        """What was done and what it took, a JSON object a step; lineage and manifest carry it."""
+        return self.pruned.recovery
 
 
-def _line(step: Repair | Training) -> dict[str, Any]:
+def line_of(step: Repair | Training, method: str, config: RecoverConfig) -> dict[str, Any]:
+    """Return a step as a JSON object: method, data, seed, settings where they aren't the default, and what came of it."""
+    line: dict[str, Any] = {"method": method, "data": config.data, "seed": config.seed}
     if isinstance(step, Training):
-        return asdict(step)
-    return {"gaps": [asdict(gap) for gap in step.gaps], "inputs": step.inputs, "seconds": step.seconds}
+        changed = {k: v for k, v in asdict(config.training).items() if v != getattr(TrainConfig(), k)}
+        record = asdict(step) | {"validation": config.validation, "settings": changed}
+        return line | {"inputs": record.pop("items")} | record
+    return line | {"inputs": step.inputs, "gaps": [asdict(gap) for gap in step.gaps], "seconds": step.seconds}

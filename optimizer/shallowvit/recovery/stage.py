@@ -16,7 +16,7 @@ from ..pruning import PlanConfig, plan, prune
 from ..scoring.calibration import forward_arguments, read_calibration
 from ..scoring.criteria import ScoreConfig
 from .closed_form import RepairConfig, repair_gaps
-from .records import Recovered, Workplace
+from .records import Recovered, Workplace, line_of
 from .settings import CLOSED_FORM, RecoverConfig, RecoverMethod, RepairMethod
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def recover(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, pl
     for method in config.methods:
         if method in CLOSED_FORM:
             repaired = repair(teacher, pruned, config, RepairMethod(method))
-            pruned = repaired.pruned
+            pruned = _noted(repaired.pruned, repaired, method, config)
             done.append(repaired)
             continue
         module, name = _TRAININGS[method]
@@ -62,9 +62,14 @@ def recover(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, pl
         own = replace(pruned, model=replace(pruned.model, module=copy.deepcopy(pruned.model.module)))
         folder = place.folder / str(method) if place.folder else None
         training = train(teacher, own, config, replace(place, folder=folder))
-        pruned = replace(own, model=replace(own.model, sha256=hash_state(own.model.module)))
+        own = replace(own, model=replace(own.model, sha256=hash_state(own.model.module)))
+        pruned = _noted(own, training, method, config)
         done.append(training)
     return Recovered(pruned, tuple(done))
+
+
+def _noted(pruned: PrunedModel, step: Repair | Training, method: str, config: RecoverConfig) -> PrunedModel:
+    return replace(pruned, recovery=(*pruned.recovery, line_of(step, str(method), config)))
 
 
 def check_teacher(teacher: LoadedModel, pruned: PrunedModel) -> None:
@@ -126,4 +131,5 @@ def pruned_from_folder(folder: str | Path, teacher: str | None = None) -> tuple[
     again = prune(whole, replace(plan(whole, config=wanted), reason=chosen["reason"]))
     loaded = load(str(folder), arch=None if lineage["stock"] else whole.origin.arch or whole.origin.spec)
     again.model.module.load_state_dict(loaded.module.state_dict())
-    return whole, replace(again, model=replace(again.model, sha256=loaded.sha256))
+    again = replace(again, model=replace(again.model, sha256=loaded.sha256))
+    return whole, replace(again, recovery=tuple(lineage.get("recovery", ())))
