@@ -56,7 +56,9 @@ def augment_frames(frames: np.ndarray, augment: str, seed: int) -> np.ndarray:
         flipped = np.flip(frames, -2)
         return np.where(_tosses(seed, frames.ndim, len(frames)).numpy(), flipped, frames)
     if frames.shape[-1] != _COLOURS:
-        raise ShallowvitError(f"recover: --augment {augment} takes frames of 3 colours, these have {frames.shape[-1]}; give flip")
+        raise ShallowvitError(
+            f"recover: --augment {augment} takes frames of 3 colours, these have {frames.shape[-1]}; give flip"
+        )
     from PIL.Image import fromarray
 
     change, done = _rand_augment(augment), np.empty_like(frames)
