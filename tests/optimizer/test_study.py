@@ -19,10 +19,11 @@ from shallowvit.cli.main import main
 from shallowvit.errors import MissingDependencyError, ShallowvitError
 from shallowvit.scoring import CRITERIA
 from shallowvit.study import Column, StudyConfig, study
-from shallowvit.study.cells import CellStore, Failure, Task, hash_of, write_whole
 from shallowvit.study.config import columns_from_text, counts_of_ratios
-from shallowvit.study.executors import ProcessExecutor, RayExecutor
 from shallowvit.study.materials import Items, Materials, ModelSource, read_items
+from shallowvit.study.worker import Workbench
+from shallowvit.workers.cells import CellStore, Failure, Task, hash_of, write_whole
+from shallowvit.workers.executors import ProcessExecutor, RayExecutor, Work
 from shallowvit_bench.errors import BenchError
 
 from ..conftest import save_video_model
@@ -366,6 +367,10 @@ def _materials(models=()):
     return Materials(tuple(models), items, replace(items, sha256="1" * 64), batch=1)
 
 
+def _work(models=(), **changes):
+    return Work("study", Workbench, replace(_materials(models), **changes))
+
+
 def _tasks(*arguments):
     return [Task("zero-shot", 0, {"removed": [number]}, argument) for number, argument in enumerate(arguments)]
 
@@ -378,7 +383,7 @@ def _run(executor, tasks):
 
 
 def test_process_executor_reports_a_dead_worker_and_does_the_rest(tmp_path):
-    executor = ProcessExecutor(_materials([ModelSource(str(tmp_path / "none"), "")]), 1, lambda task: tmp_path / task.name)
+    executor = ProcessExecutor(_work([ModelSource(str(tmp_path / "none"), "")]), 1, lambda task: tmp_path / task.name)
     tasks = _tasks({}, {"bomb": _Deadly("import os; os._exit(3)")}, {"bomb": _Deadly("import os; os.kill(os.getpid(), 9)")}, {})
     found = _run(executor, tasks)
     assert found[1] == Failure("its worker ended with exit code 3")
@@ -388,8 +393,8 @@ def test_process_executor_reports_a_dead_worker_and_does_the_rest(tmp_path):
 
 
 def test_process_executor_whose_worker_cannot_start_says_so(tmp_path):
-    materials = replace(_materials(), models=_Deadly("import os; os._exit(7)"))
-    executor = ProcessExecutor(materials, 1, lambda task: tmp_path / task.name)
+    work = Work("study", Workbench, replace(_materials(), models=_Deadly("import os; os._exit(7)")))
+    executor = ProcessExecutor(work, 1, lambda task: tmp_path / task.name)
     with pytest.raises(ShallowvitError, match="a worker ended with exit code 7 before its first task; see its message"):
         _run(executor, _tasks({}))
 
@@ -397,7 +402,7 @@ def test_process_executor_whose_worker_cannot_start_says_so(tmp_path):
 @pytest.mark.slow  # Ray's own start
 def test_ray_executor_reports_a_dead_worker_and_does_the_rest(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed")
-    executor = RayExecutor(_materials([ModelSource(str(tmp_path / "none"), "")]), "auto", 1)
+    executor = RayExecutor(_work([ModelSource(str(tmp_path / "none"), "")]), "auto", 1)
     found = _run(executor, _tasks({}, {"bomb": _Deadly("import os; os._exit(3)")}, {}))
     assert found[1].reason.startswith("its worker ended: ")
     assert found[0] == found[2]
@@ -407,7 +412,7 @@ def test_ray_executor_reports_a_dead_worker_and_does_the_rest(tmp_path):
 @pytest.mark.slow  # Ray's own start
 def test_ray_executor_whose_worker_cannot_start_says_so():
     pytest.importorskip("ray", reason="ray is not installed")
-    executor = RayExecutor(replace(_materials(), test=None), "auto", 1)
+    executor = RayExecutor(_work(test=None), "auto", 1)
     with pytest.raises(ShallowvitError, match=r"a Ray worker ended before its first task .*needs this version of shallowvit"):
         _run(executor, _tasks({}))
 
@@ -415,14 +420,14 @@ def test_ray_executor_whose_worker_cannot_start_says_so():
 def test_ray_executor_without_ray_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'shallowvit\[distributed\]'"):
-        RayExecutor(_materials(), "auto", 1)
+        RayExecutor(_work(), "auto", 1)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "head"])
 def test_ray_executor_without_a_cluster_says_how_to_start_one(address):
     pytest.importorskip("ray", reason="ray is not installed")
     with pytest.raises(ShallowvitError, match=rf"no Ray cluster at {address} \(.*ray start --head"):
-        RayExecutor(_materials(), address, 1)
+        RayExecutor(_work(), address, 1)
 
 
 # cells

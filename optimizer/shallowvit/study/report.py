@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from .cells import write_whole
+from ..workers.cells import write_whole
 from .plots import write_plots
 from .tables import markdown
 

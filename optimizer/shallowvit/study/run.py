@@ -19,14 +19,15 @@ from .. import scoring
 from ..errors import ShallowvitError
 from ..recovery import FinetuneConfig
 from ..scoring.criteria import CRITERIA, Needs, ScoreConfig
+from ..workers.cells import CellStore, Failure, Task, hash_of
+from ..workers.executors import Executor, ProcessExecutor, RayExecutor, Work
 from .analysis import analyse
-from .cells import CellStore, Failure, Task, hash_of
 from .config import Column, StudyConfig
-from .executors import Executor, ProcessExecutor, RayExecutor
 from .outcomes import Collected, collect, oracle_sets
 from .records import Measured, Progress, StudyResult
 from .report import write_report
 from .subject import Subject, read_subject
+from .worker import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -109,10 +110,14 @@ class _Runner:
             self._executor.close()
 
     def _open(self) -> Executor:
-        config, materials = self._config, self._subject.materials
+        config, work = self._config, Work("study", Workbench, self._subject.materials)
         if config.ray is not None:
-            return RayExecutor(materials, config.ray, config.jobs)
-        return ProcessExecutor(materials, config.jobs or usable_cores(), self._store.checkpoint)
+            return RayExecutor(work, config.ray, config.jobs)
+        return ProcessExecutor(work, config.jobs or usable_cores(), self._checkpoint)
+
+    def _checkpoint(self, task: Task) -> Path | None:
+        keeps = task.kind == "finetuned" and task.key["finetune"]["epochs"] > 1
+        return self._store.checkpoint(task) if keeps else None
 
 
 def _rounds(config: StudyConfig, subject: Subject, tasks: _Tasks, runner: _Runner) -> Collected:

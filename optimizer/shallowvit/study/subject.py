@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ShallowvitError
 from ..models import load
-from .cells import hash_of
+from ..workers.cells import hash_of
 from .config import Column, StudyConfig, columns_from_text, counts_of_ratios
 from .histograms import Histograms, weight_histograms
 from .materials import Items, Materials, ModelSource, read_items

@@ -29,14 +29,14 @@ from ..recovery import FinetuneConfig, finetune
 from ..recovery.finetuning import item_results
 from ..scoring import Calibration, ScoreConfig, score
 from ..scoring.criteria import CRITERIA, Needs
-from .cells import Failure
+from ..workers.cells import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ..models import LoadedModel
-    from .cells import Task
+    from ..workers.cells import Task
     from .materials import Items, Materials
 
 __all__ = ["Workbench", "packed_bits", "unpacked_bits"]

@@ -1,6 +1,6 @@
-"""The cells of a study and their cache: a task, a JSON file named by the hash of all that its result depends on.
+"""The cells of long work and their cache: a task, a JSON file named by the hash of all that its result depends on.
 
-Files appear under their name only when whole (written beside, fsync, rename), so a killed study goes on where it was. A
+Files appear under their name only when whole (written beside, fsync, rename), so what was killed goes on where it was. A
 newcomer's trap: the key holds contents (hashes of weights and items, the finetuning's settings), never names or paths, so
 a model that moved is not measured again and one that changed is.
 """
@@ -28,8 +28,8 @@ class Task:
     """One thing to compute.
 
     Args:
-        kind: ``scores``, ``zero-shot`` or ``finetuned``.
-        model: Which of the study's checkpoints.
+        kind: What the workbench calls it: ``scores``, ``zero-shot``, ``finetuned``.
+        model: Which of the checkpoints.
         key: All that the result depends on, as JSON values.
         arguments: What the worker needs to do it.
         cost: Expected work, in forwards of an item through the whole model.

@@ -1,8 +1,8 @@
-"""Where the work of a study is done: in processes of this machine, or on a Ray cluster. Both give the same results.
+"""Where long work is done: in processes of this machine, or on a Ray cluster. Both give the same results.
 
 An executor does tasks in any order and yields each with its outcome as it is done. A worker that dies takes only the task it
 was on with it, which is reported as failed. A newcomer's trap: new processes import the script that started them, so a script
-that calls ``study`` must do so under ``if __name__ == "__main__":``.
+that calls ``study`` or ``tune`` must do so under ``if __name__ == "__main__":``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import MissingDependencyError, ShallowvitError
 from .cells import Failure
-from .worker import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +30,40 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     from .cells import Task
-    from .materials import Materials
 
-__all__ = ["Executor", "ProcessExecutor", "RayExecutor"]
+__all__ = ["Executor", "Outcome", "ProcessExecutor", "RayExecutor", "Work"]
 
 _REACHED_WITHIN_S = 10
 Outcome = dict[str, Any] | Failure
+
+
+class Materials(Protocol):
+    """What workers work on."""
+
+    def stored(self, folder: Path) -> Materials:
+        """Return the same with what is large in files of a folder."""
+        ...
+
+
+class Workbench(Protocol):
+    """A worker's loaded models and data."""
+
+    def ready(self) -> None:
+        """Answer once the workbench is made, for those that make it elsewhere."""
+        ...
+
+    def outcome(self, task: Task, checkpoint: Path | None = None) -> Outcome:
+        """Do a task; a failure is an answer too."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What workers do: the stage that messages name, the class of their workbench, and what it is made from."""
+
+    stage: str
+    workbench: Callable[[Any], Workbench]
+    materials: Materials
 
 
 class Executor(Protocol):
@@ -63,15 +90,15 @@ class ProcessExecutor:
     """Worker processes of this machine, started with the first task; they map the items from one file.
 
     Args:
-        materials: What they work on.
+        work: What they do.
         jobs: How many.
-        checkpoint: Where the unfinished finetuning of a task is kept.
+        checkpoint: Where an unfinished task is kept, or None where it starts anew.
     """
 
-    def __init__(self, materials: Materials, jobs: int, checkpoint: Callable[[Task], Path]) -> None:
-        self._materials, self._jobs, self._checkpoint = materials, jobs, checkpoint
+    def __init__(self, work: Work, jobs: int, checkpoint: Callable[[Task], Path | None]) -> None:
+        self._work, self._jobs, self._checkpoint = work, jobs, checkpoint
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._stored: Materials | None = None
+        self._stored: Work | None = None
         self._workers: list[_Worker] = []
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
@@ -109,8 +136,8 @@ class ProcessExecutor:
 
     def _start(self) -> _Worker:
         if self._stored is None or self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="shallowvit-study-")
-            self._stored = self._materials.stored(Path(self._folder.name))
+            self._folder = tempfile.TemporaryDirectory(prefix=f"shallowvit-{self._work.stage}-")
+            self._stored = replace(self._work, materials=self._work.materials.stored(Path(self._folder.name)))
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self._stored, self._folder.name), daemon=True)
@@ -134,8 +161,8 @@ class ProcessExecutor:
             why = _ending(worker.process.exitcode)
             if not worker.ready:
                 raise ShallowvitError(
-                    f"study: a worker {why} before its first task; see its message above, and if a script called study, put "
-                    'the call under if __name__ == "__main__":'
+                    f"{self._work.stage}: a worker {why} before its first task; see its message above, and if a script called "
+                    f'{self._work.stage}, put the call under if __name__ == "__main__":'
                 ) from None
             return task, Failure(f"its worker {why}")
         if not worker.ready:
@@ -149,7 +176,7 @@ class RayExecutor:
     """Actors on a Ray cluster, one CPU each; the items travel once to each machine, the models are read there.
 
     Args:
-        materials: What they work on.
+        work: What they do.
         address: Of the cluster, or ``auto`` for one started here.
         jobs: How many actors; by default one a CPU.
 
@@ -158,27 +185,28 @@ class RayExecutor:
         ShallowvitError: no cluster answers at the address.
     """
 
-    def __init__(self, materials: Materials, address: str, jobs: int | None) -> None:
+    def __init__(self, work: Work, address: str, jobs: int | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user asks for it
         try:
             import ray
         except ModuleNotFoundError as err:
-            raise MissingDependencyError("study: --ray", "ray", "distributed") from err
+            raise MissingDependencyError(f"{work.stage}: --ray", "ray", "distributed") from err
         self._ray: Any = ray
+        self._stage = work.stage
         local = address == "auto"
         if not local:
-            _check_reachable(address)
+            _check_reachable(work.stage, address)
         try:
             if local:
                 ray.init(address="local", num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level="error")
             else:
                 ray.init(address=address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as err:
-            raise _no_cluster(address, str(err).strip().partition("\n")[0]) from err
+            raise _no_cluster(work.stage, address, str(err).strip().partition("\n")[0]) from err
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._jobs = min(jobs or cores, cores)
-        self._materials = ray.put(materials)
-        self._bench = ray.remote(num_cpus=1)(Workbench)
+        self._materials = ray.put(work.materials)
+        self._bench = ray.remote(num_cpus=1)(work.workbench)
         # what each actor is asked: its task, or None for whether it is there, which it may take long to be on a busy cluster
         self._asked: dict[Any, tuple[Any, Task | None]] = {}
         self._idle: list[Any] = []
@@ -210,7 +238,7 @@ class RayExecutor:
             why = str(err).strip().splitlines()[-1].strip().partition(". ")[0]
             if task is None:
                 raise ShallowvitError(
-                    f"study: a Ray worker ended before its first task ({why}); every machine of the cluster needs this version "
+                    f"{self._stage}: a Ray worker ended before its first task ({why}); every machine of the cluster needs this version "
                     "of shallowvit"
                 ) from err
             return task, Failure(f"its worker ended: {why}")
@@ -222,40 +250,41 @@ class RayExecutor:
         self._ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
+def _check_reachable(stage: str, address: str) -> None:
     """Ray itself tries for minutes before it says that nobody answers."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise _no_cluster(address, "it isn't HOST:PORT")
+        raise _no_cluster(stage, address, "it isn't HOST:PORT")
     try:
         socket.create_connection((host, int(port)), timeout=_REACHED_WITHIN_S).close()
     except OSError as err:
-        raise _no_cluster(address, err.strerror or str(err)) from err
+        raise _no_cluster(stage, address, err.strerror or str(err)) from err
 
 
-def _no_cluster(address: str, why: str) -> ShallowvitError:
-    return ShallowvitError(f"study: no Ray cluster at {address} ({why}); start one with 'ray start --head', or give --ray auto")
+def _no_cluster(stage: str, address: str, why: str) -> ShallowvitError:
+    return ShallowvitError(
+        f"{stage}: no Ray cluster at {address} ({why}); start one with 'ray start --head', or give --ray auto"
+    )
 
 
-def _serve(pipe: Connection, materials: Materials, folder: str) -> None:
-    """The life of a worker process: tasks in, outcomes out, until the pipe or the study ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the study itself ends its workers
+def _serve(pipe: Connection, work: Work, folder: str) -> None:
+    """The life of a worker process: tasks in, outcomes out, until the pipe or the work ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the starter ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel, folder), daemon=True).start()
-    bench = Workbench(materials)
+    bench = work.workbench(work.materials)
     pipe.send(None)
     while True:
         try:
             task, checkpoint = pipe.recv()
         except EOFError:
             return
-        keeps = task.kind == "finetuned" and task.key["finetune"]["epochs"] > 1
-        pipe.send(bench.outcome(task, checkpoint if keeps else None))
+        pipe.send(bench.outcome(task, checkpoint))
 
 
 def _end_with(sentinel: int, folder: str) -> None:
-    """A study that was killed can't end its workers or remove its items; they see it and do so in the middle of a task."""
+    """Who was killed can't end its workers or remove its items; they see it and do so in the middle of a task."""
     connection.wait([sentinel])
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
