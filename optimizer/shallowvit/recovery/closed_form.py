@@ -20,9 +20,10 @@ from ..models.weights import hash_state
 from .least_squares import RIDGES, Fit, Sums, fit_ridge
 from .projections import Projection, find_projections
 from .settings import RepairMethod
+from .states import list_of, state_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from ..models import LoadedModel
     from ..pruning import PrunedModel
@@ -127,19 +128,13 @@ def _gaps(pruned: PrunedModel) -> list[tuple[str, int, int]]:
     """
     removed, paths = set(pruned.plan.gone), pruned.plan.paths
     found, lists = [], set()
-    for path, block in pruned.places.items():
-        target = block
-        while target + 1 in removed and _list_of(paths, target + 1) == _list_of(paths, block):
-            target += 1
-        first = _list_of(paths, block) not in lists and block - 1 in removed
-        lists.add(_list_of(paths, block))
-        if target != block or first:
-            found.append((path, block, target))
+    for pair in state_pairs(pruned):
+        own = list_of(paths, pair.block)
+        first = own not in lists and pair.block - 1 in removed
+        lists.add(own)
+        if pair.target != pair.block or first:
+            found.append((pair.student, pair.block, pair.target))
     return found
-
-
-def _list_of(paths: Sequence[str], block: int) -> str:
-    return paths[block].rpartition(".")[0]
 
 
 class _Gap:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .criteria import ScoreConfig
     from .records import Calibration
 
-__all__ = ["MASK_RATIO", "reconstruction"]
+__all__ = ["MASK_RATIO", "maskable_tokens", "reconstruction"]
 
 # The share of tokens that is hidden where the checkpoint doesn't say, drawn anywhere in space and time: that of He et al. and
 # of the demo model. The published VideoMAE checkpoints were pretrained with tubes over 0.9 of each frame, which is harder.
@@ -88,15 +88,20 @@ def _masks(model: LoadedModel, items: int, seed: int) -> torch.Tensor | None:
         if "noise" in parameters:
             return None
         raise _no_autoencoder(model)
-    tokens = _tokens(model)
+    tokens = maskable_tokens(model)
+    if tokens is None:
+        raise _no_autoencoder(model)
     hidden = int(tokens * (getattr(getattr(model.module, "config", None), "mask_ratio", None) or MASK_RATIO))
     # an item's mask depends on its place alone, not on the batches
     order = np.random.default_rng(seed).random((items, tokens)).argsort(axis=1)
     return torch.from_numpy(order < hidden)
 
 
-def _tokens(model: LoadedModel) -> int:
-    """The number of tokens that can be hidden: as in the example, else the patches of an input."""
+def maskable_tokens(model: LoadedModel) -> int | None:
+    """Return the number of tokens that can be hidden: as in the example, else the patches of an input.
+
+    None where nothing stands in for what is hidden.
+    """
     example = model.example.get("bool_masked_pos")
     if isinstance(example, torch.Tensor):
         return example.shape[1]
@@ -105,7 +110,7 @@ def _tokens(model: LoadedModel) -> int:
     # an encoder alone takes the masks too, but has nothing to put in the hidden tokens' places
     masks = any(name.endswith("mask_token") for name, _ in model.module.named_parameters())
     if patch is None or not masks:
-        raise _no_autoencoder(model)
+        return None
     rows, columns = (patch, patch) if isinstance(patch, int) else patch
     *frames, _channels, height, width = model.input_spec.shape
     return int((frames[0] // getattr(config, "tubelet_size", 1) if frames else 1) * (height // rows) * (width // columns))
