@@ -79,7 +79,7 @@ class Materials:
         return replace(self, test=self.test.opened(), train=self.train.opened())
 
 
-def read_items(spec: str, model: LoadedModel, count: int | None = None) -> Items:
+def read_items(spec: str, model: LoadedModel, count: int | None = None, stage: str = "study") -> Items:
     """Read labelled items for a model, all or ``count`` drawn from the whole set, in the order they were drawn.
 
     Raises:
@@ -88,7 +88,7 @@ def read_items(spec: str, model: LoadedModel, count: int | None = None) -> Items
     """
     if model.input_spec.preprocessing is None:
         raise ShallowvitError(
-            f"study: {model.origin.spec} comes without preprocessing settings (preprocessor_config.json), so it can't be "
+            f"{stage}: {model.origin.spec} comes without preprocessing settings (preprocessor_config.json), so it can't be "
             "measured on frames; add them"
         )
     dataset = open_dataset(spec, taker_of(model))

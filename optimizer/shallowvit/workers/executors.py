@@ -238,8 +238,8 @@ class RayExecutor:
             why = str(err).strip().splitlines()[-1].strip().partition(". ")[0]
             if task is None:
                 raise ShallowvitError(
-                    f"{self._stage}: a Ray worker ended before its first task ({why}); every machine of the cluster needs this version "
-                    "of shallowvit"
+                    f"{self._stage}: a Ray worker ended before its first task ({why}); every machine of the cluster needs this "
+                    "version of shallowvit"
                 ) from err
             return task, Failure(f"its worker ended: {why}")
         self._idle.append(actor)
