@@ -22,7 +22,7 @@ from .records import StudiedModel
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
-__all__ = ["Subject", "read_subject"]
+__all__ = ["Subject", "identity_of", "read_subject"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_subject(config: StudyConfig) -> Subject:
         _check_same(first, model)
         sources.append(ModelSource(source, model.sha256, config.arch, config.blocks))
         facts.append(_facts(source, model))
-        identities.append(_identity(model))
+        identities.append(identity_of(model))
     for number, source in enumerate(config.pretrained):
         model = load(source)
         if len(model.blocks) != len(facts[0].blocks):
@@ -67,7 +67,7 @@ def read_subject(config: StudyConfig) -> Subject:
             )
         sources.append(ModelSource(source, model.sha256))
         facts[number] = replace(facts[number], pretrained=source, pretrained_sha256=model.sha256)
-        identities.append(_identity(model))
+        identities.append(identity_of(model))
     assert items is not None and histograms is not None
     blocks = len(facts[0].blocks)
     counts = tuple(sorted(set(config.counts))) or counts_of_ratios(blocks)
@@ -110,8 +110,8 @@ def _check_same(first: LoadedModel, model: LoadedModel) -> None:
             )
 
 
-def _identity(model: LoadedModel) -> str:
-    """The hash of all that makes a model answer as it does: weights, architecture, settings, blocks, preprocessing."""
+def identity_of(model: LoadedModel) -> str:
+    """Return the hash of all that makes a model answer as it does: weights, architecture, settings, blocks, preprocessing."""
     config: Any = getattr(model.module, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     settings = {name: value for name, value in settings.items() if name not in ("_name_or_path", "transformers_version")}
