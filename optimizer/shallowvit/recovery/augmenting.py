@@ -41,7 +41,7 @@ def check_augment(augment: str, spec: InputSpec, preprocessed: bool) -> None:
         return
     if not augment.startswith("rand-"):
         raise ShallowvitError(
-            f"recover: unknown --augment {augment!r}; give none, flip, or RandAugment as timm writes it: rand-m7-n4-mstd0.5-inc1"
+            f"recover: unknown --augment {augment!r}; give none, flip, or timm's RandAugment such as rand-m7-n4-mstd0.5-inc1"
         )
     if preprocessed:
         raise ShallowvitError(f"recover: --augment {augment} changes uint8 frames, the data holds prepared inputs; give frames")

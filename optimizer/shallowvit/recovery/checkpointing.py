@@ -66,6 +66,6 @@ def check_same_run(stage: str, path: Path, found: dict[str, Any], run: dict[str,
     other = [name for name, value in run.items() if found.get(name) != value]
     if other:
         raise ShallowvitError(
-            f"{stage}: {path} is of a run with {other[0]} {found.get(other[0])}, this one has {run[other[0]]}; remove it or give "
-            "another checkpoint"
+            f"{stage}: {path} is of a run with {other[0]} {found.get(other[0])}, this one has {run[other[0]]}; remove it or "
+            "give another checkpoint"
         )

@@ -145,7 +145,7 @@ def _open(model: LoadedModel, data: str, labelled: bool, enough: int | None = No
         raise ShallowvitError(str(err)) from err
     if dataset.beside:
         raise ShallowvitError(
-            f"recover: {dataset.name} holds {', '.join(dataset.beside)} beside the main input; give data of the main input alone"
+            f"recover: {dataset.name} holds {', '.join(dataset.beside)} beside the main input; give data of that alone"
         )
     if dataset.views != 1:
         raise ShallowvitError(
@@ -162,7 +162,7 @@ def _check_labels(items: TrainItems) -> None:
     classes = torch.unique(items.labels)
     if items.labelled and len(classes) < 2:
         raise ShallowvitError(
-            f"recover: all {len(items)} items of {items.name} have the label {int(classes[0])}, so nothing is learnt from them; "
+            f"recover: all {len(items)} items of {items.name} have the label {int(classes[0])}, so nothing is learnt; "
             "give items of two classes or more"
         )
 
