@@ -7,6 +7,7 @@ decoder, so prune and recover its pretraining checkpoint and finetune that, or d
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,8 @@ from .training import train
 from .validating import validation_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..models import LoadedModel
     from ..pruning import PrunedModel
     from .records import Training, Workplace
@@ -63,6 +66,21 @@ def _rebuilt(answer: Any) -> torch.Tensor:
     return found
 
 
+@contextmanager
+def _learning(module: Any) -> Iterator[None]:
+    """Have what the library's own model learns ask for gradients within the block: ViTMAE's positions are fixed parameters."""
+    with torch.device("meta"):
+        fixed = {name for name, parameter in type(module)(module.config).named_parameters() if not parameter.requires_grad}
+    learning = [parameter for name, parameter in module.named_parameters() if name not in fixed]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+
+
 def pretrain_pruned(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, place: Workplace) -> Training:
     """Train the pruned autoencoder in place to rebuild what is hidden and to answer as the teacher does; no labels are needed.
 
@@ -74,7 +92,7 @@ def pretrain_pruned(teacher: LoadedModel, pruned: PrunedModel, config: RecoverCo
     training = config.training
     plan = mask_plan(pruned.model, training.mask_ratio)
     items, held_out = read_train_items(pruned.model, config, labelled=False)
-    modules = (teacher.module, pruned.model.module)
-    with hiding(plan, *modules), teaching(teacher, pruned, training) as taught:
+    student = pruned.model.module
+    with hiding(plan, teacher.module, student), _learning(student), teaching(teacher, pruned, training) as taught:
         objective = _Pretraining(pruned, taught, plan)
         return train(objective, items, config, "pretrain", place, validation_of(objective, held_out, config), pruned.model)
