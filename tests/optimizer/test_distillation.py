@@ -28,6 +28,10 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def answer_of(model, inputs):
+    return output_of(model, forward_of(model, model.module, inputs))
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     """64 clips of the tiny video model, those of a class alike."""
@@ -137,7 +141,7 @@ def test_teaching_gradients_reach_the_student_and_not_the_teacher(video_model, p
     student.model.module.requires_grad_(True)
     with teaching(video_model, student, TrainConfig()) as taught:
         inputs = normal(3, *video_model.input_spec.shape)
-        output = output_of(student.model, forward_of(student.model, student.model.module, inputs))
+        output = answer_of(student.model, inputs)
         taught.total(taught.losses(inputs, output)).backward()
     assert student.model.block(0).attention.output.dense.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in video_model.module.parameters())
@@ -147,9 +151,7 @@ def test_teaching_leaves_no_hook_on_either_model(video_model, pruned_video):
     with teaching(video_model, pruned_video, TrainConfig()) as taught:
         inputs = normal(2, *video_model.input_spec.shape)
         with torch.no_grad():
-            taught.losses(
-                inputs, output_of(pruned_video.model, forward_of(pruned_video.model, pruned_video.model.module, inputs))
-            )
+            taught.losses(inputs, answer_of(pruned_video.model, inputs))
         assert not any(module._forward_hooks for module in video_model.module.modules())
     assert not any(module._forward_hooks for module in pruned_video.model.module.modules())
 
@@ -159,7 +161,7 @@ def test_teaching_a_part_of_weight_zero_is_left_out(video_model, pruned_video, c
     taught = Teaching(video_model, pruned_video, TrainConfig(**changes))
     inputs = normal(2, *video_model.input_spec.shape)
     with torch.no_grad():
-        output = output_of(pruned_video.model, forward_of(pruned_video.model, pruned_video.model.module, inputs))
+        output = answer_of(pruned_video.model, inputs)
     assert set(taught.losses(inputs, output)) == parts
     taught.close()
 

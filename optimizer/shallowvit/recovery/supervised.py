@@ -79,9 +79,10 @@ def finetune_pruned(teacher: LoadedModel, pruned: PrunedModel, config: RecoverCo
     for some in (items, held_out):
         _check_labels(some, classes, model)
     with ExitStack() as around:
-        taught = around.enter_context(teaching(teacher, pruned, training)) if training.teacher_weight else None
         around.enter_context(low_rank(model, training.lora_rank, config.seed))
         around.enter_context(stochastic_depth(model, training.drop_path))
+        # last, so that its hooks see the states that stochastic depth hands on
+        taught = around.enter_context(teaching(teacher, pruned, training)) if training.teacher_weight else None
         objective = Supervised(model, classes, training, taught)
         validate = validation_of(objective, held_out, config, objective.answer)
         return train(objective, items, config, "finetune", place, validate, model)
@@ -143,13 +144,13 @@ def _check_labels(items: TrainItems, classes: int, model: LoadedModel) -> None:
     wrong = [label for label in items.labels.unique().tolist() if not 0 <= label < classes]
     if wrong:
         raise ShallowvitError(
-            f"finetune: {items.name} has the label {wrong[0]}, {model.origin.spec} has classes 0 to {classes - 1}; give labels of "
-            "its classes"
+            f"finetune: {items.name} has the label {wrong[0]}, {model.origin.spec} has classes 0 to {classes - 1}; give "
+            "labels of its classes"
         )
 
 
 def _mixup(config: TrainConfig, classes: int) -> Any:
-    """timm's mixing of a batch with its reverse, or None."""
+    """The mixing by timm of a batch with its reverse, or None."""
     if not (config.mixup or config.cutmix):
         return None
     if config.batch % 2:
