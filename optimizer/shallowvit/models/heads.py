@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .raw import RawModel
 
-__all__ = ["parse_head", "with_head"]
+__all__ = ["find_head", "parse_head", "with_head"]
 
 # The library's own tables from a configuration to its classifier, by what the main input is.
 _CLASSIFIERS = {
@@ -172,6 +172,19 @@ def _taken(module: nn.Module, example: Mapping[str, Any]) -> dict[str, Any]:
 def _last_linear(raw: RawModel, outputs: int) -> RawModel:
     """Replace the last Linear whose output is the model's first output, as one forward shows."""
     module = raw.module.eval()
+    path, head = find_head(module, raw.example)
+    new: nn.Module = nn.Linear(head.in_features, outputs, bias=head.bias is not None) if outputs else nn.Identity()
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, new)
+    return replace(raw, module=module)
+
+
+def find_head(module: nn.Module, example: Mapping[str, Any]) -> tuple[str, nn.Linear]:
+    """Return the path and the module of the last Linear whose output is the model's first output, as one forward shows.
+
+    Raises:
+        ShallowvitError: there is none.
+    """
     calls: list[tuple[nn.Linear, torch.Tensor]] = []
 
     def note(layer: nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -180,7 +193,7 @@ def _last_linear(raw: RawModel, outputs: int) -> RawModel:
 
     handles = [layer.register_forward_hook(note) for layer in module.modules() if isinstance(layer, nn.Linear)]
     try:
-        answer = _forward(module, raw.example)
+        answer = _forward(module, example)
     finally:
         for handle in handles:
             handle.remove()
@@ -191,11 +204,7 @@ def _last_linear(raw: RawModel, outputs: int) -> RawModel:
             f"load: --head: no linear layer of {type(module).__name__} gives the model's output{last}. Change the head in a "
             "file.py:function"
         )
-    new: nn.Module = nn.Linear(head.in_features, outputs, bias=head.bias is not None) if outputs else nn.Identity()
-    path = next(path for path, layer in module.named_modules() if layer is head)
-    parent, _, name = path.rpartition(".")
-    setattr(module.get_submodule(parent), name, new)
-    return replace(raw, module=module)
+    return next(path for path, layer in module.named_modules() if layer is head), head
 
 
 def _forward(module: nn.Module, example: Mapping[str, Any]) -> torch.Tensor:
