@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .pruning import PlanConfig, PrunedModel, PruningPlan, plan, prune, save_pruned
     from .recovery import RecoverConfig, TrainConfig, recover
     from .scoring import BlockScores, ScoreConfig, score
+    from .tuning import Budgets, TuneConfig, tune
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,9 @@ _HOMES = {
     "RecoverConfig": "recovery",
     "TrainConfig": "recovery",
     "PlanConfig": "pruning",
+    "tune": "tuning",
+    "TuneConfig": "tuning",
+    "Budgets": "tuning",
     "PrunedModel": "pruning",
     "PruningPlan": "pruning",
     "export": "bundle",
@@ -51,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "BlockScores",
+    "Budgets",
     "BuildConfig",
     "Bundle",
     "Changes",
@@ -64,6 +69,7 @@ __all__ = [
     "ScoreConfig",
     "ShallowvitError",
     "TrainConfig",
+    "TuneConfig",
     "__version__",
     "build",
     "export",
@@ -74,6 +80,7 @@ __all__ = [
     "recover",
     "save_pruned",
     "score",
+    "tune",
     "verify",
 ]
 

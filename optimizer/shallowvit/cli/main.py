@@ -20,6 +20,7 @@ COMMANDS = {
     "score": ("shallowvit.cli.score", "Score the blocks of a model: which matter, which could go."),
     "prune": ("shallowvit.cli.prune", "Remove blocks and save a model that stock transformers or timm loads."),
     "recover": ("shallowvit.cli.recover", "Make good some of what removing blocks cost, in seconds and without labels."),
+    "tune": ("shallowvit.cli.tune", "Search the cheapest bundle that meets budgets of latency, accuracy, energy and size."),
     "export": ("shallowvit.cli.export", "Run the line: score, plan, prune, export to ONNX, check, and write a bundle."),
     "build": ("shallowvit.cli.build", "Build a TensorRT engine into a bundle and prove that its attention is fused."),
     "kernels": ("shallowvit.cli.kernels", "List our attention kernels, or say which a bundle's attentions would get."),

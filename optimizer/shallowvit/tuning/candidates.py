@@ -86,9 +86,7 @@ def read_space(model: LoadedModel, config: TuneConfig, folder: Path, data: Calib
                     continue
                 for keep, share in tokens.items():
                     size = round(chosen.flops_after * share)
-                    one = Candidate(
-                        criterion, select, depth, keep, chosen.removed, size, chosen.parameters_after, chosen
-                    )
+                    one = Candidate(criterion, select, depth, keep, chosen.removed, size, chosen.parameters_after, chosen)
                     found[criterion, select, depth, keep] = first.setdefault((chosen.removed, keep), one)
     if not found:
         raise ShallowvitError(f"tune: no candidate can be made: {next(iter(skipped))}")
@@ -107,9 +105,7 @@ def shallow(model: LoadedModel, candidate: Candidate | None, removed: Sequence[i
     return prune(model, chosen)
 
 
-def _scores(
-    model: LoadedModel, criterion: str, config: TuneConfig, folder: Path, data: Calibration | None
-) -> BlockScores:
+def _scores(model: LoadedModel, criterion: str, config: TuneConfig, folder: Path, data: Calibration | None) -> BlockScores:
     path = folder / f"{criterion}.json"
     if path.is_file():
         scores = read_scores(path)

@@ -161,9 +161,14 @@ class Bench:
 
         from .worker import Tuner
 
-        config, work = self._config, Work("tune", Tuner, self._materials)
+        config = self._config
         if config.ray is not None:
-            return RayExecutor(work, config.ray, config.jobs)
+            return RayExecutor(Work("tune", Tuner, self._materials), config.ray, config.jobs)
+        # under names that a later run has too, since an unfinished training goes on with the data it was begun with alone
+        items = self._place.state / "items"
+        with disk_sentences("tune", items):
+            items.mkdir(exist_ok=True)
+            work = Work("tune", Tuner, self._materials.stored(items))
         return ProcessExecutor(work, config.jobs or usable_cores(), self._checkpoint)
 
     def _checkpoint(self, task: Task) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .budgets import Missed  # noqa: TC001 - of a record's fields
+from .budgets import Missed
 
 __all__ = ["MEASURED", "MODELLED", "Progress", "TunePoint", "TuneResult"]
 

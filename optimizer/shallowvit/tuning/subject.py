@@ -7,6 +7,7 @@ nor a training sees it.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,9 +38,13 @@ class Materials:
 
     def stored(self, folder: Path) -> Materials:
         """Return the same with the items in files of a folder."""
+        if self.trained_on is not None:
+            return self
         path = folder / f"{self.train.sha256}.npz"
         if not path.is_file():
-            np.savez(path, frames=np.asarray(self.train.frames), labels=self.train.labels)
+            beside = path.with_name(f".{os.getpid()}.partial.npz")
+            np.savez(beside, frames=np.asarray(self.train.frames), labels=self.train.labels)
+            beside.replace(path)
         empty = replace(self.train, frames=np.zeros((0,), np.uint8))
         return replace(self, train=empty, heldout=self.heldout.stored(folder), trained_on=path)
 

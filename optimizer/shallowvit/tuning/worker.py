@@ -75,9 +75,7 @@ class Tuner:
         heldout = self._materials.heldout
         frames, labels = torch.from_numpy(heldout.frames), torch.from_numpy(heldout.labels)
         losses, right = item_results(deployable(pruned.model, preprocess=True), frames, labels, _BATCH)
-        found: dict[str, Any] = {
-            "result": {"top1": float(right.double().mean()), "loss": float(losses.mean()), "steps": steps}
-        }
+        found: dict[str, Any] = {"result": {"top1": float(right.double().mean()), "loss": float(losses.mean()), "steps": steps}}
         if key["weights"]:
             from safetensors.torch import save
 
@@ -98,7 +96,7 @@ class Tuner:
                 config = self._config(",".join(part), key)
                 recovered = recover(model, pruned, config, Workplace(folder=checkpoint) if part is trained else None)
                 pruned = recovered.pruned
-                steps += recovered.lines()
+                steps += recovered.lines
             if part is closed:
                 pruned = fewer_tokens(pruned, key["keep_tokens"])
         return pruned, steps

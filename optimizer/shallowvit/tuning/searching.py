@@ -1,0 +1,195 @@
+"""Which candidates are tried: all of a small space, else those that Optuna's TPE asks for; then rungs of longer trainings.
+
+A generation is asked for whole before any of it is told, in a fixed order, and each question has a seed of its own, so neither
+the number of workers nor a kill changes what is asked. A newcomer's trap: what can't meet latency, size or energy is never
+trained, but the sampler learns that it is out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingDependencyError
+from ..workers.cells import Task, hash_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .candidates import Candidate, Space
+    from .config import TuneConfig
+    from .place import Bench, Place
+    from .subject import Subject
+
+__all__ = ["Ask", "Tried", "climb", "order", "search", "spread", "task_of"]
+
+_SEARCH = "tune"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with its top-1 on the items held out after so many epochs; ``item_ms`` is the least that fits the budgets."""
+
+    candidate: Candidate
+    top1: float
+    item_ms: float
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a search goes by: the subject, how, what fits (milliseconds an item, or None) and who does the work."""
+
+    subject: Subject
+    config: TuneConfig
+    fits: Callable[[Candidate], float | None]
+    bench: Bench
+    place: Place
+
+
+def task_of(subject: Subject, config: TuneConfig, candidate: Candidate, epochs: int = 0, *, weights: bool = False) -> Task:
+    """Return the task of a candidate: repaired, and trained for so many epochs; ``weights`` wants them back."""
+    training = asdict(replace(config.training, epochs=epochs)) if epochs else None
+    key = {
+        "model": subject.identity,
+        "removed": list(candidate.removed),
+        "keep_tokens": candidate.keep_tokens,
+        "train": subject.materials.train.sha256,
+        "heldout": subject.materials.heldout.sha256,
+        "method": config.method if epochs else config.closed_form,
+        "samples": config.samples,
+        "seed": config.seed,
+        "training": training,
+        "weights": weights,
+    }
+    work = len(subject.materials.heldout) + 2 * config.samples + 3 * epochs * len(subject.materials.train)
+    return Task("candidate", 0, key, {"name": candidate.name}, work * candidate.size / subject.model.flops)
+
+
+def search(ask: Ask, space: Space) -> tuple[Tried, ...]:
+    """Repair and measure the candidates of the space that fit, at most ``config.trials``.
+
+    Raises:
+        MissingDependencyError: the space is too large to be tried whole, and Optuna isn't installed.
+    """
+    fitting = [one for one in space.distinct if ask.fits(one) is not None]
+    if len(fitting) <= ask.config.trials:
+        return _tried(ask, fitting, 0, f"trying all {len(fitting)} candidates that fit")
+    return _sampled(ask, space)
+
+
+def climb(ask: Ask, tried: Sequence[Tried], floor: float | None) -> tuple[Tried, ...]:
+    """Train survivors in rungs of more and more epochs for fewer and fewer, and return the finalists, the best first.
+
+    Args:
+        ask: See ``Ask``.
+        tried: What was repaired; the unpruned model is none to train.
+        floor: The top-1 that is enough; None: the most accurate are looked for.
+    """
+    config = ask.config
+    running = [one for one in tried if one.candidate.removed or one.candidate.keep_tokens < 1]
+    places = min(config.trained, len(running))
+    for number, epochs in enumerate(config.rungs):
+        last = number == len(config.rungs) - 1
+        chosen = spread(running, places) if floor is not None and not number else order(running, floor)[:places]
+        doing = f"training {len(chosen)} candidates for {epochs} epoch{'s' * (epochs > 1)}"
+        running = list(_tried(ask, [one.candidate for one in chosen], epochs, doing, weights=last))
+        places = max(config.finalists, -(-places // config.eta)) if not last else places
+    return tuple(order(running, floor)[: config.finalists])
+
+
+def order(tried: Sequence[Tried], floor: float | None) -> list[Tried]:
+    """Order by promise.
+
+    Without a floor the most accurate come first. With one: the cheapest that reaches it, then those that may yet (the least
+    short first), then dearer ones that reach it too.
+    """
+    if floor is None:
+        return sorted(tried, key=lambda one: (-one.top1, one.item_ms, one.candidate.name))
+    enough = sorted((one for one in tried if one.top1 >= floor), key=lambda one: (one.item_ms, -one.top1, one.candidate.name))
+    short = sorted((one for one in tried if one.top1 < floor), key=lambda one: (-one.top1, one.item_ms, one.candidate.name))
+    # dearer ones than the cheapest that is enough can't win
+    cheaper = [one for one in short if not enough or one.item_ms < enough[0].item_ms]
+    rest = [one for one in short if one not in cheaper]
+    return [*enough[:1], *cheaper, *enough[1:], *rest]
+
+
+def spread(tried: Sequence[Tried], count: int) -> list[Tried]:
+    """Choose candidates of evenly spread cost from those that no other beats, since training lifts the cheap ones too."""
+    front: list[Tried] = []
+    for one in sorted(tried, key=lambda one: (one.item_ms, -one.top1, one.candidate.name)):
+        if not front or one.top1 > front[-1].top1:
+            front.append(one)
+    if len(front) > count:
+        steps = [round(number * (len(front) - 1) / max(1, count - 1)) for number in range(count)]
+        return [front[step] for step in dict.fromkeys(steps)] if count > 1 else [front[-1]]
+    others = order([one for one in tried if one not in front], None)
+    return [*front, *others][:count]
+
+
+def _tried(ask: Ask, candidates: Sequence[Candidate], epochs: int, doing: str, *, weights: bool = False) -> tuple[Tried, ...]:
+    tasks = [task_of(ask.subject, ask.config, one, epochs, weights=weights) for one in candidates]
+    results = ask.bench.results(tasks, doing)
+    return tuple(
+        Tried(one, result["top1"], ask.fits(one) or 0.0, epochs)
+        for one, result in zip(candidates, results, strict=True)
+        if result is not None
+    )
+
+
+def _sampled(ask: Ask, space: Space) -> tuple[Tried, ...]:
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ModuleNotFoundError as err:
+        raise MissingDependencyError("tune: a search over more candidates than --trials", "optuna", "tune") from err
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(ask.place.state / "optuna.jsonl")))
+    study = optuna.create_study(storage=storage, study_name=_SEARCH, directions=["maximize", "minimize"], load_if_exists=True)
+    found: dict[Candidate, Tried] = {}
+    # a space with few that fit would have the sampler ask for the same ones for ever
+    for start in range(0, ask.config.trials, ask.config.generation):
+        numbers = range(start, min(start + ask.config.generation, ask.config.trials))
+        asked = [_asked(study, space, ask.config.seed, number) for number in numbers]
+        fitting = list(dict.fromkeys(one for _, one in asked if one is not None and ask.fits(one) is not None))
+        doing = f"trying candidates {numbers[0] + 1} to {numbers[-1] + 1} of {ask.config.trials}"
+        found |= {one.candidate: one for one in _tried(ask, fitting, 0, doing)}
+        for trial, candidate in asked:
+            _tell(study, trial, found.get(candidate) if candidate else None)
+    return tuple(found[one] for one in space.distinct if one in found)
+
+
+def _asked(study: Any, space: Space, seed: int, number: int) -> tuple[Any, Candidate | None]:
+    """Ask for a trial, or take up one that an interrupted run had asked for."""
+    import optuna
+
+    own = int(hash_of([seed, number])[:8], 16)
+    study.sampler = optuna.samplers.TPESampler(seed=own, constraints_func=_constraint)
+    trials = study.get_trials(deepcopy=False)
+    trial = optuna.trial.Trial(study, trials[number]._trial_id) if number < len(trials) else study.ask()
+    choices = list(space.by_choice)
+    wanted = []
+    for name, place in (("criterion", 0), ("select", 1), ("depth", 2), ("keep_tokens", 3)):
+        known = trials[number].params if number < len(trials) else {}
+        values = sorted({choice[place] for choice in choices}, key=str)
+        if name in known:
+            wanted.append(known[name])
+        elif name == "depth":
+            wanted.append(trial.suggest_int(name, min(one[2] for one in choices), max(one[2] for one in choices)))
+        else:
+            wanted.append(trial.suggest_categorical(name, values))
+    return trial, space.by_choice.get((wanted[0], wanted[1], wanted[2], wanted[3]))
+
+
+def _tell(study: Any, trial: Any, tried: Tried | None) -> None:
+    """Say what came of a trial; one of an earlier run has been told."""
+    state = study.get_trials(deepcopy=False)[trial.number].state
+    if state.is_finished():
+        return
+    trial.set_user_attr("out", 0.0 if tried else 1.0)
+    study.tell(trial, (tried.top1, tried.item_ms) if tried else (0.0, 1e9))
+
+
+def _constraint(trial: Any) -> tuple[float]:
+    return (trial.user_attrs.get("out", 1.0),)
