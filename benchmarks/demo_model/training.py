@@ -17,12 +17,12 @@ import torch
 from transformers import PreTrainedModel, VideoMAEConfig
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from shallowvit.recovery.checkpointing import save_atomically
 from shallowvit.recovery.finetuning import (
     FinetuneConfig,
     cosine_with_warmup,
     evaluate,
     finetune,
-    save_atomically,
     weight_decay_groups,
 )
 from shallowvit_bench.demo_clips import CLIP_SHAPE, LABELS, demo_clips

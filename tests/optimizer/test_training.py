@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from .small_models import loaded, stacked
 from torch import nn
 
 from shallowvit.errors import ShallowvitError
@@ -19,6 +18,8 @@ from shallowvit.recovery import RecoverConfig, TrainConfig, Workplace
 from shallowvit.recovery.schedules import parameter_groups, schedule_of
 from shallowvit.recovery.supervised import finetune_pruned
 from shallowvit.recovery.training import CHECKPOINT
+
+from .small_models import loaded, stacked
 
 RECIPE = TrainConfig(epochs=3, batch=4, accumulate=2, mixup=0.8, cutmix=1.0, drop_path=0.2, ema_decay=0.9, layer_decay=0.8)
 PLAIN = TrainConfig(epochs=2, batch=8, learning_rate=1e-3)
@@ -135,9 +136,7 @@ def test_train_another_runs_checkpoint_is_refused(video_model, pruned_video, cli
     other = copy.deepcopy(pruned_video.model.module)
     next(other.parameters()).data.add_(1)
     with pytest.raises(ShallowvitError, match="is of a run with weights"):
-        _finetune(
-            video_model, replace(pruned_video, model=replace(pruned_video.model, module=other)), clips, once, tmp_path
-        )
+        _finetune(video_model, replace(pruned_video, model=replace(pruned_video.model, module=other)), clips, once, tmp_path)
 
 
 def test_train_a_checkpoint_that_is_none_is_told(video_model, pruned_video, clips, tmp_path):
@@ -185,11 +184,11 @@ def test_train_two_processes_give_one_model(pruned_video, clips, tmp_path):
 
     save_pruned(pruned_video, tmp_path / "pruned")
     here = Path(sys.executable).parent
-    words = [here / "accelerate", "launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    words += ["--dynamo_backend", "no", "--no_python", here / "shallowvit", "recover", tmp_path / "pruned", "--data", clips]
+    words = [here / "torchrun", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    words += [here / "shallowvit", "recover", tmp_path / "pruned", "--data", clips]
     words += ["-o", tmp_path / "out", "--method", "finetune", "--batch", "4", "--epochs", "2"]
     words += ["--checkpoints", tmp_path / "kept"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("load it with") == 1

@@ -125,7 +125,7 @@ def recover(
     by training what is left.
 
     What is fitted or trained are the model's own weights: it keeps its form, and its graph has no node more. On several
-    devices: accelerate launch --no_python shallowvit recover ...
+    devices: torchrun --nproc-per-node 2 --no-python shallowvit recover ...
     """
     given = locals()  # of the options, those that are a training's settings go there by their names
     if with_teacher and not teacher_weight:

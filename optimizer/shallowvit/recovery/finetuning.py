@@ -1,15 +1,14 @@
 """Finetune a classifier on labelled items, and measure it: from any module that maps a batch of inputs to logits.
 
 Every draw of an epoch comes from the seed and the epoch's number, so the caller's random state changes nothing and a run that
-was killed resumes with the same losses. A newcomer's trap: ``exporting.deployable`` gives such a module, but it shares its
-weights with the model it was made from; finetune one of a copy (``pruning.prune`` copies).
+was killed resumes with the same losses. Beside ``training``'s, this loop takes tensors, needs torch alone and stays the same to
+the last bit, since the study and the demo model are its results. A newcomer's trap: ``exporting.deployable`` gives such a
+module, but it shares its weights with the model it was made from; finetune one of a copy (``pruning.prune`` copies).
 """
 
 from __future__ import annotations
 
 import math
-import os
-import pickle
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from ..errors import ShallowvitError
+from .checkpointing import check_same_run, read_checkpoint, save_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,6 @@ __all__ = [
     "evaluate",
     "finetune",
     "item_results",
-    "save_atomically",
     "weight_decay_groups",
 ]
 
@@ -161,14 +160,6 @@ def weight_decay_groups(module: torch.nn.Module, weight_decay: float) -> list[di
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def save_atomically(state: Any, path: Path) -> None:
-    """Save beside the path and rename, so that a kill leaves the old checkpoint or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    torch.save(state, beside)
-    os.replace(beside, path)
-
-
 class _Run:
     """One finetuning: the optimiser and how far it got, in memory and in the checkpoint."""
 
@@ -240,18 +231,8 @@ class _Run:
         return {**states, "losses": self._losses, "run": self._identity()}
 
     def _resume(self, checkpoint: Path) -> None:
-        try:
-            state = torch.load(checkpoint, weights_only=True, map_location=self._device)
-            found = state["run"]
-        except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as err:
-            first = str(err).strip().partition("\n")[0]
-            raise ShallowvitError(f"finetune: {checkpoint} can't be read as a checkpoint ({first}); remove it") from err
-        other = [name for name, value in self._identity().items() if found.get(name) != value]
-        if other:
-            raise ShallowvitError(
-                f"finetune: {checkpoint} is of a run with {other[0]} {found.get(other[0])}, this one has "
-                f"{self._identity()[other[0]]}; remove it or give another checkpoint"
-            )
+        state = read_checkpoint("finetune", checkpoint, self._device)
+        check_same_run("finetune", checkpoint, state["run"], self._identity())
         try:
             self._module.load_state_dict(state["model"])
         except RuntimeError as err:
