@@ -144,6 +144,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise BenchError(f"read_bundle: no bundle folder at {path}; write one with: shallowvit export MODEL -o {path}")
     file = path / "manifest.json"
+    if (path / "adaptive.json").is_file():
+        raise BenchError(
+            f"read_bundle: {path} is an adaptive bundle, whose depths are bundles of their own; measure it with: shallowvit "
+            f"bench {path} --data DATA, or name one of its folders"
+        )
     if not file.is_file():
         raise BenchError(
             f"read_bundle: {path} is no bundle, it has no manifest.json; write one with: shallowvit export MODEL -o DIR"

@@ -20,11 +20,13 @@ import numpy as np
 from .accuracy import agreement, measure_accuracy
 from .cold_start import measure_cold_start
 from .conditions import read_conditions, read_load_average
+from .cycling import Cycled
 from .loadgen import check_scenario, run_scenario
 from .measurement import Measurement
 from .percentiles import latency_from_samples
 from .power_watch import PowerWatch
 from .preprocessing import random_input
+from .runners.adaptive import AdaptiveRunner
 from .steadiness import drift_of, jitter_ms
 from .timing import TimingLimits, own_overhead_ms, time_rounds, warm_up
 
@@ -146,6 +148,7 @@ class _Attempt:
         self.opened, self.side, self.config, self.size = opened, opened.side, opened.config, batch
         self.conditions = replace(read_conditions(opened.config.threads), load_average=opened.session.load_average)
         self.batch: Batch | None = None
+        self.batches: list[Batch] | None = None  # where real ones are timed in turn
         self.bound: Bound | None = None
         self.rounds_ms: list[float] = []
         self.figures: dict[str, Any] = {"backend": opened.side.provider}
@@ -187,7 +190,11 @@ class _Attempt:
 
 def _start_cold(attempt: _Attempt) -> None:
     attempt.opened.say("loading in a fresh process")
-    attempt.batch = random_input(attempt.side.bundle, attempt.size)
+    if attempt.side.inputs is None:
+        attempt.batch = random_input(attempt.side.bundle, attempt.size)
+    else:
+        attempt.batches = attempt.side.inputs(attempt.size)
+        attempt.batch = attempt.batches[0]
     cold = measure_cold_start(attempt.side.opener, attempt.batch, attempt.side.failures)
     attempt.figures |= {"load_ms": cold.load_ms, "first_ms": cold.first_ms, "peak_mib": cold.peak_mib}
 
@@ -196,7 +203,7 @@ def _open_warm(attempt: _Attempt) -> None:
     assert attempt.batch is not None
     runner = attempt.opened.runner()
     attempt.opened.say(f"warming up, batch {attempt.size}")
-    attempt.bound = runner.bind(attempt.batch)
+    attempt.bound = runner.bind(attempt.batch) if attempt.batches is None else Cycled(runner, attempt.batches)
     done = warm_up(attempt.bound, TimingLimits())
     facts = runner.facts
     attempt.on_gpu = facts.device != "cpu"
@@ -221,6 +228,10 @@ def _time(attempts: Sequence[_Attempt], watch: PowerWatch) -> None:
         return
     config, session = running[0].config, running[0].opened.session
     limits = TimingLimits(max_runs=config.max_runs, max_seconds=config.max_seconds)
+    for attempt in running:
+        if isinstance(attempt.bound, Cycled):
+            attempt.bound.restart()
+        _shares(attempt.opened.runner())  # those of the warm-up
     with watch.sampling(gpu=any(attempt.on_gpu for attempt in running)):
         try:
             taken = time_rounds(jobs, limits, session.progress)
@@ -231,12 +242,25 @@ def _time(attempts: Sequence[_Attempt], watch: PowerWatch) -> None:
                 attempt.reason = str(err)
             return
     overhead_ms = own_overhead_ms()
+    for attempt in running:
+        attempt.figures |= _shares(attempt.opened.runner())
     for attempt, timed, energy in zip(running, taken, repeated, strict=True):
-        attempt.rounds_ms = timed.rounds_ms
+        attempt.rounds_ms = timed.rounds_ms if attempt.batches is None else _round_means_ms(timed)
         attempt.figures |= _latency_figures(timed, attempt.size, overhead_ms)
         watched = watch.figures(timed.windows, energy, attempt.size, on_gpu=attempt.on_gpu)
         remarks = (*attempt.figures["remarks"], *watched.pop("remarks", ()))
         attempt.figures |= watched | {"remarks": remarks}
+
+
+def _round_means_ms(timed: Timed) -> list[float]:
+    ends = np.cumsum(timed.round_runs)[:-1]
+    return [float(part.mean()) for part in np.split(np.asarray(timed.samples_ms), ends)]
+
+
+def _shares(runner: Runner) -> dict[str, Any]:
+    """Which depths answered since the last time it was asked, of a runner that has several."""
+    shares = runner.take_shares() if isinstance(runner, AdaptiveRunner) else {}
+    return {"depth_shares": shares} if shares else {}
 
 
 def _latency_figures(timed: Timed, batch: int, overhead_ms: float) -> dict[str, Any]:
@@ -281,7 +305,10 @@ def _run_loadgen(attempt: _Attempt) -> None:
 
 
 def _compare(attempts: Sequence[_Attempt]) -> None:
-    """Give each side but the one to beat its speed-up over that one, and its ideal."""
+    """Give each side but the one to beat its speed-up over that one, and its ideal.
+
+    Where inputs differ the mean counts: a median of a mix is the time of the depth that most inputs take.
+    """
     if len(attempts) < 2 or attempts[1].reason is not None:
         return
     other = attempts[1]
@@ -293,10 +320,11 @@ def _compare(attempts: Sequence[_Attempt]) -> None:
     for ours in (attempts[0], *attempts[2:]):
         if ours.reason is not None:
             continue
-        medians = [statistics.median(attempt.figures["samples_ms"]) for attempt in (ours, other)]
+        middle = statistics.median if ours.batches is None else statistics.fmean
+        typical = [middle(attempt.figures["samples_ms"]) for attempt in (ours, other)]
         ratios = np.array(other.rounds_ms) / np.array(ours.rounds_ms)
         low, high = np.quantile(ratios, (0.1, 0.9))
-        speedup, ideal = medians[1] / medians[0], other.side.flops / ours.side.flops if ours.side.flops else None
+        speedup, ideal = typical[1] / typical[0], other.side.flops / ours.side.flops if ours.side.flops else None
         alike = [(one.side.provider, one.figures["backend"], one.figures["computed_in"]) for one in (ours, other)]
         ours.figures |= {
             "against": other.side.name,
@@ -326,7 +354,7 @@ def _with_accuracy(
             continue
         try:
             accuracies[number] = accuracy = _predict(one, dataset)
-            figures[number] = _accuracy_figures(accuracy)
+            figures[number] = _accuracy_figures(accuracy) | _shares(one.runner())
         except one.side.failures as err:
             figures[number] = {"status": "failed", "reason": str(err)}
     if len(accuracies) > 1 and (other := accuracies[1]):

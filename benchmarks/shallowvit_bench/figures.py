@@ -172,6 +172,7 @@ _ENERGY = Figure("energy an item", _energy)
 _SPEEDUP = Figure("speed-up", _speedup)
 _STATUS = Figure("status", _text("status"))
 
+
 FIGURES = (
     _STATUS,
     Figure("computed by", _computed),
@@ -227,7 +228,14 @@ def _ratio_taken(row: Mapping[str, Any]) -> float:
 
 
 # what must be said with a row's figures, each a sentence or ""
+def _depths(row: Mapping[str, Any]) -> str:
+    """The depths of an adaptive bundle with their shares."""
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in (row.get("depth_shares") or {}).items())
+    return f"answered by {listed}; mean latency {row['mean_ms']:.3f} ms" if listed and row.get("mean_ms") else ""
+
+
 CAVEATS: tuple[Callable[[Mapping[str, Any]], str], ...] = (
+    _depths,
     lambda row: f"{row['status']}: {row['reason']}" if row.get("reason") else "",
     _slowed,
     _few,

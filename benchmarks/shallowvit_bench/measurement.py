@@ -56,8 +56,10 @@ class Measurement:
         throttled: What slowed the device down during the timed runs, each as a sentence.
         unreadable: Items of the data that could not be read; they count in no metric.
         predictions: The file with the outputs the metrics come from, beside the rows.
-        against: The other side; ``speedup`` is its median over this one's, ``low`` and ``high`` the 10th and 90th percentile
-            over rounds; ``ideal_speedup`` is the ratio of FLOPs.
+        against: The other side; ``speedup`` is its median over this one's (where real inputs are timed in turn, its mean),
+            ``low`` and ``high`` the 10th and 90th percentile over rounds; ``ideal_speedup`` is the ratio of FLOPs.
+        depth_shares: Of an adaptive bundle: the share of the items that each depth answered, of the data where its accuracy was
+            measured, else of the timed runs.
         scenario: Of MLPerf LoadGen, with its results; None for the harness's own rounds.
     """
 
@@ -127,6 +129,7 @@ class Measurement:
     speedup_high: float | None = None
     ideal_speedup: float | None = None
     share_of_ideal: float | None = None
+    depth_shares: dict[str, float] = field(default_factory=dict)
     scenario: str | None = None
     scenario_results: dict[str, Any] = field(default_factory=dict)
     samples_ms: tuple[float, ...] = field(default=(), repr=False)

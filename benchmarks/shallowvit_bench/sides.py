@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .bundles import BundleInfo
     from .config import BenchConfig
+    from .feeding import Batch
     from .runners import Runner
 
 __all__ = ["Side", "distinct_sides", "options_from_config", "side_from_bundle"]
@@ -40,6 +41,8 @@ class Side:
         bundle: Says what the input looks like and what the figures are about.
         failures: What the opener and the runner raise when the user can fix it.
         trials: What ``auto`` tried.
+        inputs: Of a batch size: real batches that are timed one after another, where latency depends on them; by default one
+            random batch is.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Side:
     bundle: BundleInfo
     failures: tuple[type[Exception], ...] = (BenchError,)
     trials: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    inputs: Callable[[int], list[Batch]] | None = None
 
 
 def side_from_bundle(

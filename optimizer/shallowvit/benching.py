@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shallowvit_bench.adaptive import adaptive_sides, read_adaptive
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.compare import Session, bench
 from shallowvit_bench.conditions import own_command, read_load_average, usable_cores
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from shallowvit_bench.remote.bench import DeviceResult
     from shallowvit_bench.sides import Side
 
-__all__ = ["TORCH", "bench_here", "bench_there", "is_bundle"]
+__all__ = ["TORCH", "bench_adaptive", "bench_here", "bench_there", "is_bundle"]
 
 TORCH = {"torch": False, "torch-compile": True}  # name of a side -> whether it is compiled
 _PROVIDER = "provider:"
@@ -76,6 +77,31 @@ def bench_here(
         progress=progress,
     )
     return bench(sides, config, datasets, session)
+
+
+def bench_adaptive(
+    path: Path,
+    config: BenchConfig,
+    rows: Path,
+    data: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Measurement, ...]:
+    """Measure an adaptive bundle on this machine, its mix against each of its depths, all on the same real inputs.
+
+    Raises:
+        BenchError: no data is named, or a part or the data can't be read.
+    """
+    load_average = read_load_average()
+    config = replace(config, threads=config.threads or usable_cores())
+    sides, datasets = adaptive_sides(read_adaptive(path), config, data, progress)
+    session = Session(
+        id=uuid.uuid4().hex[:12],
+        record=lambda measured: append_rows(rows, [measured]),
+        predictions=_outputs_folder(rows),
+        load_average=load_average,
+        progress=progress,
+    )
+    return bench(distinct_sides(sides), config, datasets, session)
 
 
 def bench_there(

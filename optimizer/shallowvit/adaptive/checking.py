@@ -27,7 +27,7 @@ class AdaptiveBundle:
     @property
     def parts(self) -> tuple[Path, ...]:
         """The folders of the gate and the depths, each an ordinary bundle."""
-        return tuple(self.path / one.path for one in (self.manifest.gate, *self.manifest.depths))
+        return (self.path / self.manifest.gate.path, *(self.path / one.path for one in self.manifest.depths))
 
 
 def is_adaptive(path: str | Path) -> bool:
@@ -76,17 +76,17 @@ def verify_adaptive(path: str | Path) -> AdaptiveBundle:
     """
     path = Path(path)
     manifest = read_adaptive_manifest(path)
-    entries = (manifest.gate, *manifest.depths)
-    extra = sorted({one.name for one in path.iterdir()} - {one.path for one in entries} - {ADAPTIVE_FILE, _README})
+    graphs = {one.path: one.sha256 for one in manifest.depths} | {manifest.gate.path: manifest.gate.sha256}
+    extra = sorted({one.name for one in path.iterdir()} - set(graphs) - {ADAPTIVE_FILE, _README})
     if extra:
         raise ShallowvitError(
             f"verify: {path / extra[0]} is not in {ADAPTIVE_FILE} ({len(extra)} extra); a bundle holds only its own files"
         )
-    for entry in entries:
-        found = verify(path / entry.path).manifest.files["model.onnx"].sha256
-        if found != entry.sha256:
+    for name, expected in graphs.items():
+        found = verify(path / name).manifest.files["model.onnx"].sha256
+        if found != expected:
             raise ShallowvitError(
-                f"verify: the graph of {path / entry.path} has sha256 {found[:16]}..., {ADAPTIVE_FILE} says {entry.sha256[:16]}...; "
-                "copy the bundle again"
+                f"verify: the graph of {path / name} has sha256 {found[:16]}..., {ADAPTIVE_FILE} says "
+                f"{expected[:16]}...; copy the bundle again"
             )
     return AdaptiveBundle(path, manifest)

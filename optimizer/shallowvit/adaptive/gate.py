@@ -42,7 +42,9 @@ def gate_body(shallowest: PrunedModel, blocks: int) -> tuple[PrunedModel, str]:
     model = shallowest.model
     count = len(model.blocks)
     if blocks > count:
-        raise ShallowvitError(f"adapt: --gate-blocks {blocks} is more than the {count} blocks of the shallowest model; give fewer")
+        raise ShallowvitError(
+            f"adapt: --gate-blocks {blocks} is more than the {count} blocks of the shallowest model; give fewer"
+        )
     keep = None if blocks == count else PlanConfig(keep=",".join(map(str, range(blocks))), split_pairs=True)
     body = prune(model, plan(model, config=keep))
     module = copy.deepcopy(body.model.module)

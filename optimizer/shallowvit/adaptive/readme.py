@@ -24,12 +24,12 @@ def readme_text(manifest: AdaptiveManifest) -> str:
         f"Depths of one model ({', '.join(names)}), and a gate that chooses among them for each input. Every folder here is a "
         "bundle of its own, with its graph, its manifest and its page.",
         "",
-        "For an input: run `gate/model.onnx`, take the softmax of its logits (one a depth, in the order above), add them up from "
-        "the left, and run the first depth whose sum reaches its threshold, else the last. Thresholds: "
+        "For an input: run `gate/model.onnx`, take the softmax of its logits (one a depth, in the order above), add them up "
+        "from the left, and run the first depth whose sum reaches its threshold, else the last. Thresholds: "
         f"{', '.join(f'{one:.4f}' for one in manifest.thresholds)}.",
         "",
-        f"Expected, on {judged:,} items of {manifest.settings['data']} that neither trained the gate nor set its thresholds; costs "
-        "are shares of the deepest model's FLOPs, the gate's included:",
+        f"Expected, on {judged:,} items of {manifest.settings['data']} that neither trained the gate nor set its thresholds; "
+        "costs are shares of the deepest model's FLOPs, the gate's included:",
         "",
         *rows,
         "",

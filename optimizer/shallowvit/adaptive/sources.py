@@ -84,15 +84,15 @@ def _check_pair(shallow: PrunedModel, deep: PrunedModel) -> None:
     if root != other and not directly:
         raise ShallowvitError(
             f"adapt: the model of {len(shallow.plan.kept)} blocks was made from weights {root[:12]}, that of "
-            f"{len(deep.plan.kept)} from {other[:12]} ({shallow.model.origin.spec} and {deep.model.origin.spec}); give depths of "
-            "one model"
+            f"{len(deep.plan.kept)} from {other[:12]} ({shallow.model.origin.spec} and {deep.model.origin.spec}); give depths "
+            "of one model"
         )
     extra = set(shallow.plan.kept) - (set(range(len(deep.plan.kept))) if directly and root != other else set(deep.plan.kept))
     if extra or len(shallow.plan.kept) == len(deep.plan.kept):
         what = f"it keeps blocks {', '.join(map(str, sorted(extra)))} besides" if extra else "it keeps as many"
         raise ShallowvitError(
-            f"adapt: the model of {len(shallow.plan.kept)} blocks isn't nested in that of {len(deep.plan.kept)}: {what}; prune both "
-            "by one order, as --depths does"
+            f"adapt: the model of {len(shallow.plan.kept)} blocks isn't nested in that of {len(deep.plan.kept)}: {what}; prune "
+            "both by one order, as --depths does"
         )
     widths = [one.model.output_shapes[0] for one in (shallow, deep)]
     if any(len(shape) != 2 or shape[-1] < 2 for shape in widths) or widths[0] != widths[1]:

@@ -7,7 +7,7 @@ neither trained it nor set its thresholds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ __all__ = ["adapt"]
 
 _DRAWN_FROM = 4  # clips of demo to draw from for each that is wanted, since all of them take seconds to make
 GATE = "gate"
+# what the shipped models were finetuned on
+_TRAINED_ON = {"demo": "demo:train", "demo:finetuned": "demo:train"}
 
 
 def adapt(
@@ -142,14 +144,14 @@ def _read_items(model: LoadedModel, config: AdaptConfig) -> TrainItems:
         raise ShallowvitError(str(err)) from err
     if dataset.beside or dataset.views != 1 or dataset.kind != "classes":
         raise ShallowvitError(
-            f"adapt: {dataset.name} has {dataset.views} views an item, {len(dataset.beside)} inputs beside the main one and is for "
-            f"{dataset.kind}; a gate takes one view of the main input, and classes"
+            f"adapt: {dataset.name} has {dataset.views} views an item, {len(dataset.beside)} inputs beside the main one and is "
+            f"for {dataset.kind}; a gate takes one view of the main input, and classes"
         )
     numbers = np.random.default_rng(config.seed).permutation(dataset.count)[: config.items]
     if len(numbers) < FEWEST:
         raise ShallowvitError(
-            f"adapt: {dataset.name} holds {len(numbers)} items, too few to hold any out: half train the gate, a quarter sets its "
-            f"thresholds, a quarter judges it; give at least {FEWEST}"
+            f"adapt: {dataset.name} holds {len(numbers)} items, too few to hold any out: half train the gate, a quarter sets "
+            f"its thresholds, a quarter judges it; give at least {FEWEST}"
         )
     return TrainItems(dataset, numbers, model.input_spec, labelled=bool(len(dataset.labels)))
 
@@ -185,10 +187,11 @@ def _remarks(depths: Sequence[PrunedModel], items: TrainItems, measure: str) -> 
     if measure == "agreement":
         said.append(f"{items.name} has no labels, so that drops are in agreement with the deepest model, not in accuracy")
     for one in depths:
-        on = sorted({str(step["data"]) for step in one.recovery if step.get("epochs")})
+        on = {str(step["data"]) for step in one.recovery if step.get("epochs")}
+        on |= {data for source, data in _TRAINED_ON.items() if one.model.origin.spec == source}
         if items.name in on:
             said.append(
-                f"the depth of {len(one.plan.kept)} blocks was trained on {items.name} too, whose items may look easier to it than "
-                "others"
+                f"the depth of {len(one.plan.kept)} blocks was trained on {items.name} too, whose items may look easier to it "
+                "than others"
             )
     return tuple(said)

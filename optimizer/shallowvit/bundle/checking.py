@@ -56,6 +56,10 @@ def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise ShallowvitError(f"verify: no folder {path}. Check the path")
     file = path / "manifest.json"
+    if (path / "adaptive.json").is_file():
+        raise ShallowvitError(
+            f"verify: {path} is an adaptive bundle, whose depths are bundles of their own; name one of its folders"
+        )
     if not file.is_file():
         raise ShallowvitError(f"verify: no manifest.json in {path}; is this a bundle that shallowvit export wrote?")
     try:

@@ -142,12 +142,22 @@ def _measure(
     wait: bool,
 ) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
     """Measure here or there; what is missing is found before anything heavy is loaded."""
+    from shallowvit_bench.adaptive import is_adaptive
     from shallowvit_bench.bundles import read_bundle
     from shallowvit_bench.datasets import check_dataset
 
-    from ..benching import bench_here, bench_there, is_bundle
+    from ..benching import bench_adaptive, bench_here, bench_there, is_bundle
 
     devices, against, data = asked
+    if is_adaptive(bundle):
+        if devices or against:
+            raise BenchError(
+                f"bench: {bundle} is adaptive, and is measured on this machine against its own depths; leave out --device and "
+                "--against, or name one of its folders, which are bundles"
+            )
+        if data is not None:
+            check_dataset(data)
+        return bench_adaptive(bundle, config, rows, data, progress), ()
     info = read_bundle(bundle)
     others = [Path(text) for text in against if is_bundle(text)]
     for path in others:

@@ -77,15 +77,22 @@ def build(
         "time_limit_s": time_limit,
         "python": python,
     }
+    from ..adaptive import is_adaptive, parts_of
     from ..bundle import build as build_bundle
     from ..bundle.building import config_of
     from . import engine_printing, printing
 
-    config = build_config(config_of(path), given)
-    with printing.progress(f"building an engine of {path}", quiet):
-        bundle = build_bundle(path, config)
-    built = bundle.manifest.engines[-1]
-    if json:
-        printing.print_json({"bundle": str(path), "engine": built.model_dump(mode="json")})
+    bundles = []
+    for part in parts_of(path):  # of an adaptive bundle the gate and every depth
+        config = build_config(config_of(part), given)
+        with printing.progress(f"building an engine of {part}", quiet):
+            bundles.append(build_bundle(part, config))
+    built = [bundle.manifest.engines[-1] for bundle in bundles]
+    if json and is_adaptive(path):
+        engines = {str(bundle.path): one.model_dump(mode="json") for bundle, one in zip(bundles, built, strict=True)}
+        printing.print_json({"bundle": str(path), "engines": engines})
+    elif json:
+        printing.print_json({"bundle": str(path), "engine": built[0].model_dump(mode="json")})
     else:
-        engine_printing.print_engine(bundle, built)
+        for bundle, one in zip(bundles, built, strict=True):
+            engine_printing.print_engine(bundle, one)

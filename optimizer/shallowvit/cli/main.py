@@ -22,6 +22,7 @@ COMMANDS = {
     "recover": ("shallowvit.cli.recover", "Make good some of what removing blocks cost, in seconds and without labels."),
     "tune": ("shallowvit.cli.tune", "Search the cheapest bundle that meets budgets of latency, accuracy, energy and size."),
     "export": ("shallowvit.cli.export", "Run the line: score, plan, prune, export to ONNX, check, and write a bundle."),
+    "adapt": ("shallowvit.cli.adapt", "Write a bundle that chooses for each input how deep the model goes."),
     "build": ("shallowvit.cli.build", "Build a TensorRT engine into a bundle and prove that its attention is fused."),
     "kernels": ("shallowvit.cli.kernels", "List our attention kernels, or say which a bundle's attentions would get."),
     "study": ("shallowvit.cli.study", "Ask which criterion foresees what removing blocks costs: remove, finetune, compare."),

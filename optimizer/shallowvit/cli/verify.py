@@ -31,9 +31,13 @@ def verify(
 
     Exits with 1 and names the first thing wrong.
     """
+    from ..adaptive import is_adaptive
     from ..bundle import verify as verify_bundle
     from . import printing
 
+    if is_adaptive(path):
+        _verify_adaptive(path, here=here, python=python, json=json, quiet=quiet)
+        return
     with printing.progress(f"checking {path}", quiet):
         bundle = verify_bundle(path)
         if here:
@@ -43,6 +47,24 @@ def verify(
     else:
         printing.print_bundle(bundle)
         printing.print_line(f"  all {len(bundle.manifest.files) + 1} files are whole")
+
+
+def _verify_adaptive(path: Path, *, here: bool, python: str | None, json: bool, quiet: bool) -> None:
+    from ..adaptive import verify_adaptive
+    from ..bundle import verify as verify_bundle
+    from . import printing
+
+    with printing.progress(f"checking {path}", quiet):
+        whole = verify_adaptive(path)
+        parts = [verify_bundle(part) for part in whole.parts]
+        for part in parts if here else ():
+            _check_here(part.path, part.manifest, python)
+    count = 2 + sum(len(part.manifest.files) + 1 for part in parts)
+    if json:
+        printing.print_json({"bundle": str(path), "ok": True, "files": count, "parts": [str(part.path) for part in parts]})
+    else:
+        printing.print_line(f"{path}: an adaptive bundle of {', '.join(part.path.name for part in parts)}")
+        printing.print_line(f"  all {count} files are whole")
 
 
 def _check_here(path: Path, manifest: Manifest, python: str | None) -> None:
