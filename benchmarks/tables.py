@@ -20,6 +20,7 @@ from families_table import families_table
 from harness_tables import harness_table, provider_table, remote_table, sides_table
 from published import published_tables
 from quantization_pages import quantization_tables
+from recovery_table import recovery_table
 from repair_table import repair_table
 from shallowvit.engines.targets import targets_table
 from shallowvit.scoring.criteria import CRITERIA, Scope
@@ -318,6 +319,7 @@ PARTS = {
     "sides": sides_table,
     "kernels": kernel_tables,
     "repair": repair_table,
+    "recovery": recovery_table,
 }
 PAGES = (
     "demo-model.md",
