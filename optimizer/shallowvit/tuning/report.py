@@ -44,10 +44,10 @@ def table_text(result: TuneResult) -> str:
     """Return the page as Markdown: the answer, the measured points, what else was looked at."""
     measured = [point for point in result.points if point.bundle or point.failure]
     searched = [point for point in result.points if point not in measured]
-    parts = ["# Tuned\n", f"{result.reason[0].upper()}{result.reason[1:]}.\n"]
+    parts = ["# Tuned\n", f"{result.reason}.\n"]
     parts += [f"**{warning}**\n" for warning in result.warnings]
-    parts += [f"{result.candidates} candidates repaired, {result.trainings} trainings of {result.epochs} epochs together. "]
-    parts += [f"Latency: {result.latency_from}.\n", "## Measured\n", _table(HEAD, table_rows(measured, result))]
+    work = f"{result.candidates} candidates repaired, {result.trainings} trainings of {result.epochs} epochs together."
+    parts += [f"{work} Latency: {result.latency_from}.\n", "## Measured\n", _table(HEAD, table_rows(measured, result))]
     if searched:
         parts += [
             "## Searched\n",

@@ -165,7 +165,7 @@ def _asked(study: Any, space: Space, seed: int, number: int) -> tuple[Any, Candi
     import optuna
 
     own = int(hash_of([seed, number])[:8], 16)
-    study.sampler = optuna.samplers.TPESampler(seed=own, constraints_func=_constraint)
+    study.sampler = optuna.samplers.TPESampler(seed=own)
     trials = study.get_trials(deepcopy=False)
     trial = optuna.trial.Trial(study, trials[number]._trial_id) if number < len(trials) else study.ask()
     choices = list(space.by_choice)
@@ -187,9 +187,5 @@ def _tell(study: Any, trial: Any, tried: Tried | None) -> None:
     state = study.get_trials(deepcopy=False)[trial.number].state
     if state.is_finished():
         return
-    trial.set_user_attr("out", 0.0 if tried else 1.0)
+    trial.set_constraint("fits", 0.0 if tried else 1.0)  # above 0: out
     study.tell(trial, (tried.top1, tried.item_ms) if tried else (0.0, 1e9))
-
-
-def _constraint(trial: Any) -> tuple[float]:
-    return (trial.user_attrs.get("out", 1.0),)
