@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from shallowvit.errors import ShallowvitError
+from shallowvit.errors import MissingDependencyError, ShallowvitError
 from shallowvit.recovery import RecoverConfig, TrainConfig, Workplace
 from shallowvit.recovery.schedules import parameter_groups, schedule_of
 from shallowvit.recovery.supervised import finetune_pruned
@@ -81,6 +81,36 @@ def test_train_finished_isnt_run_again(video_model, pruned_video, clips, tmp_pat
     assert again == whole
     assert _same(weights.state_dict(), resumed.state_dict())
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_train_accumulated_batches_are_a_step(video_model, pruned_video, clips):
+    whole, weights = _finetune(video_model, pruned_video, clips, PLAIN)
+    halves, others = _finetune(video_model, pruned_video, clips, replace(PLAIN, batch=4, accumulate=2))
+    assert [epoch.loss for epoch in halves.epochs] == pytest.approx([epoch.loss for epoch in whole.epochs], rel=1e-4)
+    assert halves.inputs_seen == whole.inputs_seen
+    for name, value in weights.state_dict().items():
+        assert torch.allclose(value, others.state_dict()[name], atol=1e-3), name
+
+
+def test_train_running_mean_is_what_is_kept(video_model, pruned_video, clips):
+    plain, weights = _finetune(video_model, pruned_video, clips, replace(PLAIN, validation_share=0.0))
+    mean, averaged = _finetune(video_model, pruned_video, clips, replace(PLAIN, validation_share=0.0, ema_decay=0.99))
+    assert [epoch.loss for epoch in mean.epochs] == [epoch.loss for epoch in plain.epochs]  # it changes no training
+    assert (plain.kept, [epoch.validation for epoch in plain.epochs]) == (1, [None, None])
+    before = pruned_video.model.module.get_parameter("classifier.weight")
+    last, behind = weights.classifier.weight, averaged.classifier.weight
+    assert 0 < float((behind - before).norm()) < float((last - before).norm())
+
+
+@pytest.mark.parametrize("package", ["accelerate", "timm", "torchmetrics", "tensorboard", "peft"])
+def test_train_without_a_package_says_what_to_install(package, video_model, pruned_video, clips, tmp_path, monkeypatch):
+    for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("torch.utils.tensorboard", "torch.utils.tensorboard.writer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    told = rf"needs the package {package}, which is not installed. Run: pip install 'shallowvit\[recover\]'"
+    with pytest.raises(MissingDependencyError, match=told):
+        _finetune(video_model, pruned_video, clips, replace(PLAIN, lora_rank=2), tmp_path)
 
 
 def test_train_learns_and_leaves_the_model_as_it_was_made(video_model, pruned_video, clips):

@@ -155,7 +155,10 @@ def recover(
         printing.print_json({"out": str(out), "steps": recovered.lines, "seconds": recovered.seconds})
         return
     for step in recovered.steps:
-        (_print_training if isinstance(step, Training) else _print_repair)(step)  # type: ignore[operator]
+        if isinstance(step, Training):
+            _print_training(step)
+        else:
+            _print_repair(step)
     printing.print_line(f"{out}: load it with {saved.reload}")
 
 

@@ -92,13 +92,14 @@ class TrainItems:
                 frames = augment_frames(self.dataset.take(numbers), augment, seed or 0)
                 assert self.spec.preprocessing is not None
                 return FramesToInput(self.spec, self.spec.preprocessing)(torch.from_numpy(frames))
-            found = [views for _number, views in self.dataset.read(numbers)]
-            broken = next((one for one in found if isinstance(one, BenchError)), None)
-            if broken is not None:
-                raise broken
+            rows = []
+            for _number, found in self.dataset.read(numbers):
+                if isinstance(found, BenchError):
+                    raise found
+                rows.append(found[0])
         except BenchError as err:
             raise ShallowvitError(str(err)) from err
-        inputs = torch.from_numpy(np.stack([one[0] for one in found])).float()
+        inputs = torch.from_numpy(np.stack(rows)).float()
         return inputs if augment == "none" else flip_inputs(inputs, seed or 0)
 
 

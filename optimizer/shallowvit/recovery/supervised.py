@@ -17,7 +17,7 @@ from .distillation import forward_of, output_of, teaching
 from .items import read_train_items
 from .lora import low_rank
 from .objectives import Batch, Objective
-from .training import train
+from .training import require_packages, train
 from .validating import validation_of
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def finetune_pruned(teacher: LoadedModel, pruned: PrunedModel, config: RecoverCo
     Raises:
         ShallowvitError: labels are out of range or of one class, the model is no classifier, or the data doesn't fit.
     """
+    require_packages()
     training, model = config.training, pruned.model
     items, held_out = read_train_items(model, config, labelled=True)
     classes = _classes(model)

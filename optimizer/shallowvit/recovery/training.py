@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .records import Workplace
     from .settings import RecoverConfig, TrainConfig
 
-__all__ = ["train"]
+__all__ = ["require_packages", "train"]
 
 CHECKPOINT = "checkpoint.pt"
 _UNCHANGING = ("workers", "checkpoint_steps", "patience")  # settings that another run of the same losses may have
@@ -73,6 +74,19 @@ def train(
             return run.epochs(validate)
         finally:
             run.end()
+
+
+def require_packages() -> None:
+    """Refuse to train without the packages that all trainings need.
+
+    Raises:
+        MissingDependencyError: names the first that is missing.
+    """
+    for package in ("accelerate", "timm", "torchmetrics"):
+        try:
+            import_module(package)
+        except ImportError as err:
+            raise MissingDependencyError("recover: training", package, "recover") from err
 
 
 class _Run:
@@ -236,7 +250,7 @@ class _Run:
             _Batches(self._items),
             sampler=wanted,
             batch_size=None,
-            num_workers=training.workers,  # type: ignore[arg-type]
+            num_workers=training.workers,
         )
         for inputs, targets in loader:
             yield Batch(inputs, targets)
@@ -288,14 +302,15 @@ class _Run:
         self._sums, self._seconds = dict(state["sums"]), state["seconds"]
 
 
-class _Batches(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class _Batches(torch.utils.data.Dataset):
     """A batch by the places of its items and its draw."""
 
     def __init__(self, items: TrainItems) -> None:
         self._items = items
 
     def __getitem__(self, wanted: tuple[list[int], int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return tuple(self._items.batch(*wanted))  # type: ignore[return-value]
+        batch = self._items.batch(*wanted)
+        return batch.inputs, batch.targets
 
 
 class _Logs:
@@ -321,13 +336,10 @@ class _Logs:
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
-    try:
-        import timm  # noqa: F401
-        import torchmetrics  # noqa: F401
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-        from accelerate.state import AcceleratorState
-    except ImportError as err:
-        raise MissingDependencyError("recover", str(err.name), "recover") from err
+    require_packages()
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise ShallowvitError("recover: precision fp16 trains on a GPU alone, and there is none; give bf16 or fp32")
     # the precision is the process's there; a second training may have another

@@ -6,7 +6,7 @@ A newcomer's trap: weights that don't ask for gradients are in no checkpoint; th
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -45,7 +45,7 @@ class TrainedWeights:
                 self._own.register_parameter(name.replace(".", "/"), parameter)
         for name, buffer in module.named_buffers():
             self._own.register_buffer(name.replace(".", "/"), buffer)
-        self._mean: torch.nn.Module | None = None
+        self._mean: Any = None  # timm's, where one is kept
         if decay:
             from timm.utils import ModelEmaV3
 
