@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
 
+from adaptive_table import adaptive_table
 from attention_kernel_tables import kernel_tables
 from coverage_tables import coverage_table
 from engine_tables import engine_tables
@@ -319,6 +320,7 @@ PARTS = {
     "sides": sides_table,
     "kernels": kernel_tables,
     "repair": repair_table,
+    "adaptive": adaptive_table,
     "recovery": recovery_table,
 }
 PAGES = (
@@ -333,6 +335,7 @@ PAGES = (
     "families.md",
     "kernels.md",
     "recovery.md",
+    "adaptive.md",
 )
 
 

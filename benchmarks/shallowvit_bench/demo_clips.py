@@ -52,9 +52,9 @@ def demo_clips(split: str, count: int | None = None) -> Clips:
     )
 
 
-def draw_clips(rng: np.random.Generator, count: int, split: str = "train") -> Clips:
-    """Draw ``count`` random clips with the digit images of ``split``."""
-    images, image_labels = _digits(split)
+def draw_clips(rng: np.random.Generator, count: int, split: str = "train", part: slice = slice(None)) -> Clips:
+    """Draw ``count`` random clips with the digit images of ``split``, or with a part of them."""
+    images, image_labels = (array[part] for array in _digits(split))
     mover, stander = rng.integers(len(images), size=(2, count))
     direction = rng.integers(len(_DIRECTIONS), size=count)
     step = np.array(list(_DIRECTIONS.values()))[direction]  # [count, 2]

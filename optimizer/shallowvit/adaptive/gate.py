@@ -118,8 +118,8 @@ def _fold(head: TrainedHead, mean: torch.Tensor, deviation: torch.Tensor) -> Non
     first = head[0]
     assert isinstance(first, nn.Linear)
     with torch.no_grad():
-        first.weight /= deviation
-        first.bias -= first.weight @ mean
+        first.weight.div_(deviation)
+        first.bias.sub_(first.weight @ mean)
 
 
 def _put(module: nn.Module, path: str, new: nn.Module) -> None:

@@ -123,6 +123,13 @@ def verdict(found: dict[str, Mix], names: Sequence[str], measure: str) -> tuple[
             f"a cascade by confidence does as well for less: {cascade.accuracy:.1%} {measure} at {cascade.cost:.2f} of the "
             f"deepest model's cost, the gate {gate.accuracy:.1%} at {gate.cost:.2f}"
         )
+    for depth, name in enumerate(names[:-1]):
+        alone = found[f"depth {depth}"]
+        if alone.cost < gate.cost and alone.behind_gate <= alone.behind_gate_error:
+            said.append(
+                f"{name} alone does as well for less: {alone.accuracy:.1%} {measure} at {alone.cost:.2f} of the deepest model's "
+                f"cost, the gate {gate.accuracy:.1%} at {gate.cost:.2f}"
+            )
     if gate.cost >= 1:
         said.append(f"the mix costs {gate.cost:.2f} of the deepest model, so that the deepest alone is cheaper")
     return tuple(said)
