@@ -25,6 +25,7 @@ from recovery_table import recovery_table
 from repair_table import repair_table
 from shallowvit.engines.targets import targets_table
 from shallowvit.scoring.criteria import CRITERIA, Scope
+from tuning_table import tuning_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -320,6 +321,7 @@ PARTS = {
     "sides": sides_table,
     "kernels": kernel_tables,
     "repair": repair_table,
+    "tuning": tuning_table,
     "adaptive": adaptive_table,
     "recovery": recovery_table,
 }
@@ -335,6 +337,7 @@ PAGES = (
     "families.md",
     "kernels.md",
     "recovery.md",
+    "tuning.md",
     "adaptive.md",
 )
 

@@ -118,7 +118,7 @@ def _scores(model: LoadedModel, criterion: str, config: TuneConfig, folder: Path
 
 
 def fewer_tokens(pruned: PrunedModel, keep_tokens: float) -> PrunedModel:
-    """Return a model that drops tokens on its way; the same where all are kept.
+    """Return a model that keeps this share of its tokens behind the first third of its blocks; the same where all are kept.
 
     Raises:
         ShallowvitError: the model's tokens can't be dropped.
@@ -127,7 +127,9 @@ def fewer_tokens(pruned: PrunedModel, keep_tokens: float) -> PrunedModel:
         return pruned
     from ..tokens import TokenConfig, reduce_tokens
 
-    return reduce_tokens(pruned, TokenConfig(keep=keep_tokens))
+    standing = pruned.plan.standing
+    block = standing[max(0, len(standing) // 3 - 1)]
+    return reduce_tokens(pruned, TokenConfig(f"{block}:{keep_tokens:g}"))
 
 
 def _share_of_flops(model: LoadedModel, keep_tokens: float) -> float:

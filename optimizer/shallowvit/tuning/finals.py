@@ -18,7 +18,7 @@ from ..errors import ShallowvitError
 from ..models.weights import hash_state
 from ..workers.cells import hash_of, write_whole
 from .candidates import fewer_tokens, shallow
-from .measuring import Measured, accuracy_here
+from .measuring import Measured, accuracy_here, measured_from_file
 from .records import MEASURED, MODELLED, TunePoint
 from .searching import Tried, task_of
 
@@ -190,8 +190,7 @@ def _measured(bundle: Path, subject: Subject, meter: Meter, place: Place) -> tup
     }
     path = place.state / "finals" / f"{hash_of(key)}.json"
     if path.is_file():
-        rows = json.loads(path.read_text())["measured"]
-        return [Measured(**row) for row in rows], None
+        return measured_from_file(path), None
     try:
         measured = meter.measured(bundle, config.data)
     except (ShallowvitError, BenchError) as err:

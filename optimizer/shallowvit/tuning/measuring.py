@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .place import Place
     from .subject import Subject
 
-__all__ = ["Cost", "Costs", "Measured", "Meter", "accuracy_here", "read_costs"]
+__all__ = ["Cost", "Costs", "Measured", "Meter", "accuracy_here", "measured_from_file", "read_costs"]
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,12 @@ def read_costs(subject: Subject, candidates: Iterable[Candidate], meter: Meter, 
     return costs
 
 
+def measured_from_file(path: Path) -> list[Measured]:
+    """Return what was written down when a bundle was measured."""
+    rows = json.loads(path.read_text())["measured"]
+    return [Measured(**row | {"top1_interval": row["top1_interval"] and tuple(row["top1_interval"])}) for row in rows]
+
+
 def _by_tokens(candidates: list[Candidate]) -> list[list[Candidate]]:
     groups: dict[float, list[Candidate]] = {}
     for one in candidates:
@@ -234,7 +240,7 @@ def _anchor(subject: Subject, candidate: Candidate, precision: str, meter: Meter
     }
     path = place.state / "costs" / f"{hash_of(key)}.json"
     if path.is_file():
-        return [Measured(**row) for row in json.loads(path.read_text())["measured"]]
+        return measured_from_file(path)
     pruned = fewer_tokens(shallow(subject.model, candidate, (), 1.0), candidate.keep_tokens)
     with tempfile.TemporaryDirectory(prefix="shallowvit-tune-") as folder:
         out = Path(folder) / f"{candidate.name}-{precision}"
