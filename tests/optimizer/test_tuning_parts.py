@@ -49,7 +49,10 @@ def test_budgets_from_text_reads_units(given, expected):
         ({"max_drop": "1"}, r"--max-drop '1' is no share; write it as 1% or 0.01"),
         ({"min_accuracy": "120%"}, r"--min-accuracy 1.2 can't be met by anything; give a share from 0 up to less than 1"),
         ({"max_latency": "0ms"}, r"--max-latency 0 can't be met by anything; give more than 0"),
-        ({"min_accuracy": "0.8", "max_drop": "1%"}, r"--min-accuracy and --max-drop both say what accuracy is enough; give one"),
+        (
+            {"min_accuracy": "0.8", "max_drop": "1%"},
+            r"--min-accuracy and --max-drop both say what accuracy is enough; give one",
+        ),
         ({}, r"no budget; give --max-latency"),
     ],
 )
@@ -264,7 +267,9 @@ def test_recommend_with_an_accuracy_takes_the_cheapest_that_has_it():
     budgets = Budgets(max_latency_ms=5.0, max_drop=0.05)
     verdict = recommend(_judged([_point("a", 1.0, 0.5), _point("b", 2.0, 0.86), _point("c", 3.0, 0.9)], budgets), budgets, "")
     assert (verdict.recommended, verdict.nearest) == ("b", None)
-    assert verdict.reason.startswith("b is the cheapest an item of 2 points that meet --max-latency 5 ms, --max-drop 5 points: 2 ms")
+    assert verdict.reason.startswith(
+        "b is the cheapest an item of 2 points that meet --max-latency 5 ms, --max-drop 5 points: 2 ms"
+    )
 
 
 def test_recommend_without_an_accuracy_takes_the_most_accurate_that_fits():

@@ -163,10 +163,13 @@ class Meter:
         info = read_bundle(bundle)
         found = []
         for batch in self.config.batches:
-            latency = None
+            latency = reason = None
             if self._target is not None and self.config.latencies is None:
-                latency = estimate(info.model_path, info.flops_after, self._target, info.precision, batch).bound_ms
-            found.append(Measured(batch, "ok", None, latency, None, size))
+                roofline = estimate(info.model_path, info.flops_after, self._target, info.precision, batch)
+                latency = roofline.bound_ms
+                if latency is None:
+                    reason = f"{'; '.join(roofline.unknown)}; measure on one with --device, or give --latencies"
+            found.append(Measured(batch, "ok", reason, latency, None, size))
         if data is None:
             return found
         accuracy = accuracy_here(bundle, data)
