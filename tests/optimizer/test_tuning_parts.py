@@ -309,7 +309,7 @@ def test_open_place_refuses_what_is_no_search(tmp_path):
     (tmp_path / "other" / "file").touch()
     with pytest.raises(ShallowvitError, match="other exists and holds no search; choose another --out"):
         open_place(tmp_path / "other")
-    with pytest.raises(ShallowvitError, match="no folder .*none to write out into; create it first"):
+    with pytest.raises(ShallowvitError, match=r"no folder .*none to write out into; create it first"):
         open_place(tmp_path / "none" / "out")
 
 
