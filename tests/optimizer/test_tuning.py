@@ -217,9 +217,9 @@ def test_tune_for_a_target_models_latency_and_ships_its_recipe(source, make, tmp
 
 
 def test_tune_for_a_target_without_known_rates_says_what_is_missing(source, make, tmp_path):
-    config = make(tmp_path / "out", target="jetson-orin-nx-16gb", depths=(4,), criteria=("entropy",))
+    config = make(tmp_path / "out", target="jetson-orin-nx-16gb", precisions=("fp16",), depths=(4,), criteria=("l1",))
     with pytest.raises(
-        ShallowvitError, match=r"no precision can be measured: fp32 at batch 1: .*; measure on one with --device"
+        ShallowvitError, match=r"no precision can be measured: fp16 at batch 1: .*; measure on one with --device"
     ):
         tune(source, config)
 
