@@ -127,6 +127,7 @@ class _Run:
             **{name: value for name, value in asdict(self._training).items() if name not in _UNCHANGING},
             "processes": self._accelerator.num_processes,
             "items": self._items.digest(),
+            "validation": self._config.validation,
             "weights": hash_state(self._objective),
         }
         self._wrapped, self._stepper = self._accelerator.prepare(self._objective, self._optimizer)
@@ -218,7 +219,7 @@ class _Run:
         with self._weights.averaged():
             validation = None if validate is None else validate()
             best = self._epochs[self._kept].validation if number else None
-            if validation is None or best is None or validation > best:
+            if validation is None or best is None or math.isnan(best) or validation > best:
                 self._kept, self._best = number, self._weights.copy()
         count = self._steps_an_epoch * self._training.accumulate
         means = {name: value / count for name, value in self._sums.items()}
