@@ -4,8 +4,8 @@
 
 The depths are recovered by ``projection,finetune`` on training clips, unless folders are given. The gate learns from clips that
 are made of half of the digit images that no training clip holds, and all is measured on clips of the other half, since on
-clips that a depth was trained on every depth is right. Rows go to ``benchmarks/results/adaptive.jsonl``. A newcomer's trap: the random
-mix and the cascade are put together from the depths' own times and answers; the mix of the gate is run and timed as it is.
+clips that a depth was trained on every depth is right. Rows go to ``benchmarks/results/adaptive.jsonl``. A newcomer's trap: the
+random mix and the cascade are put together from the depths' own times and answers; the gate's mix is run and timed as it is.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ def adaptive_table() -> str:
     first = newest["gate"]
     said = "".join(f" The command says: {text}." for text in first["remarks_of_adapt"])
     return (
-        f"{table}\nOne clip at a time, on {first['items']:,} clips; thresholds for a drop of at most {first['max_drop']:.0%}. The "
-        f"random mix and the cascade are put together from the depths' own times and answers.{said} Taken on "
-        f"{first['conditions']['device']}, {first['conditions']['cores']} cores.\n"
+        f"{table}\nOne clip at a time, on {first['items']:,} clips; thresholds for a drop of at most "
+        f"{first['max_drop']:.0%}. The random mix and the cascade are put together from the depths' own times and answers.{said} "
+        f"Taken on {first['conditions']['device']}, {first['conditions']['cores']} cores.\n"
     )
 
 

@@ -127,8 +127,8 @@ def verdict(found: dict[str, Mix], names: Sequence[str], measure: str) -> tuple[
         alone = found[f"depth {depth}"]
         if alone.cost < gate.cost and alone.behind_gate <= alone.behind_gate_error:
             said.append(
-                f"{name} alone does as well for less: {alone.accuracy:.1%} {measure} at {alone.cost:.2f} of the deepest model's "
-                f"cost, the gate {gate.accuracy:.1%} at {gate.cost:.2f}"
+                f"{name} alone does as well for less: {alone.accuracy:.1%} {measure} at {alone.cost:.2f} of the deepest "
+                f"model's cost, the gate {gate.accuracy:.1%} at {gate.cost:.2f}"
             )
     if gate.cost >= 1:
         said.append(f"the mix costs {gate.cost:.2f} of the deepest model, so that the deepest alone is cheaper")
