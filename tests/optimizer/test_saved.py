@@ -218,7 +218,7 @@ def test_load_own_form_of_another_model_raises(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not JSON"), ('{"schema_version": 3}', "has schema 3, this version reads 2")]
+    ("text", "message"), [("{", "is not JSON"), ('{"schema_version": 4}', "has schema 4, this version reads 3")]
 )
 def test_load_damaged_lineage_raises(tmp_path, text, message):
     save_pruned(_pruned(load(_file_source(tmp_path)), "1"), tmp_path / "pruned")

@@ -27,13 +27,21 @@ def model_blocks(bundles: Sequence[BundleInfo]) -> list[Block]:
         plan, scores = manifest["plan"], manifest["scores"]
         scored = bool(scores and scores["blocks"])
         parts += [Heading(bundle.name, 3)] if len(bundles) > 1 else []
-        parts.append(Paragraph(f"{_removed_text(plan)} {_sentence(plan['reason'])}".strip()))
+        parts.append(Paragraph(f"{_removed_text(plan)} {_sentence(plan['reason'])}{_tokens_text(plan)}".strip()))
         if not scored:
             parts.append(Paragraph("The blocks were not scored.", "soft"))
         parts.append(_blocks_chart(bundle) if scored or manifest.get("engines") else _plain_blocks(bundle))
         parts += _engine_blocks(bundle)
         parts.append(Paragraph("Is the graph the model? " + _parity_text(manifest["parity"])))
     return parts
+
+
+def _tokens_text(plan: dict[str, Any]) -> str:
+    tokens = plan.get("tokens")
+    if not tokens:
+        return ""
+    steps = ", ".join(f"{site['after']} behind block {site['block']}" for site in tokens["sites"])
+    return f" Of {tokens['sites'][0]['before']} tokens {steps} stay, chosen by {tokens['scorer']}."
 
 
 def _removed_text(plan: dict[str, Any]) -> str:

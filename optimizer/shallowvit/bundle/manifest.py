@@ -78,8 +78,26 @@ class Removal(_Record):
     reason: str = ""
 
 
+class TokenSite(_Record):
+    """A block, by number and path, and the numbers of tokens in front of and behind the reduction that follows it."""
+
+    block: int
+    path: str
+    before: int
+    after: int
+    width: int
+
+
+class Tokens(_Record):
+    """What chooses the tokens that stay, how many in front always do, and behind which blocks."""
+
+    scorer: str
+    prefix: int
+    sites: tuple[TokenSite, ...]
+
+
 class Plan(_Record):
-    """Which blocks went, by number and module path, why each of them, and what it saved.
+    """Which blocks went, by number and module path, why each of them, and what it saved; ``tokens`` which of those stay.
 
     ``paths`` are those of the unpruned model, ``places`` where the kept blocks stand in the pruned one (none: not told).
     """
@@ -97,6 +115,7 @@ class Plan(_Record):
     granularity: str = "block"
     pairs: tuple[tuple[int, ...], ...] = ()
     removals: tuple[Removal, ...] = ()
+    tokens: Tokens | None = None
 
     @property
     def places_of_blocks(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ def readme_text(manifest: Manifest) -> str:
     removed = (
         f"{what} {_listed(plan.removed)} of {len(plan.paths)} removed" if plan.removed else f"all {len(plan.paths)} blocks"
     )
+    done = _tokens_row(manifest) + _recovery_row(manifest)
     return f"""# {manifest.name}
 
 {source.architecture} from `{source.spec}`, {removed} (plan: {plan.reason}).
@@ -25,7 +26,7 @@ def readme_text(manifest: Manifest) -> str:
 |---|---|
 | size | {plan.parameters_before:,} parameters became {plan.parameters_after:,} |
 | work | {plan.flops_before:,} floating-point operations an item became {plan.flops_after:,} |
-{_recovery_row(manifest)}| graph | `model.onnx`, opset {graph.opset}, computes in {graph.precision}{_own_nodes(graph)} |
+{done}| graph | `model.onnx`, opset {graph.opset}, computes in {graph.precision}{_own_nodes(graph)} |
 {_input_rows(graph)}{_output_rows(graph)}| checked | {_checked(manifest)} |
 {_engine_rows(manifest)}
 `manifest.json` holds the hash of every file, the lineage, the preprocessing and the labels. To check the folder:
@@ -39,6 +40,14 @@ Needs `numpy` and `onnxruntime`; run in this folder.
 {_snippet(manifest)}
 ```
 """
+
+
+def _tokens_row(manifest: Manifest) -> str:
+    tokens = manifest.plan.tokens
+    if tokens is None:
+        return ""
+    steps = ", ".join(f"{site.after} behind block {site.block}" for site in tokens.sites)
+    return f"| tokens | {tokens.sites[0].before}, then {steps} (by {tokens.scorer}) |\n"
 
 
 def _recovery_row(manifest: Manifest) -> str:

@@ -18,7 +18,7 @@ from ..exporting import ExportConfig, Precision, export_onnx
 from ..exporting.automatic import settle_precision
 from ..files import folder_when_whole, hash_file
 from ..models.rebuild import LINEAGE_FILE, read_lineage
-from ..pruning import PrunedModel, plan
+from ..pruning import PrunedModel, plan, prune
 from .building import add_engine, add_recipe, write_manifest
 from .manifest import SCHEMA_VERSION, File, Manifest, Metrics
 from .manifest import PrecisionSearch as ManifestSearch
@@ -71,7 +71,7 @@ def export(
         AccuracyError: the quantised graph loses more top-1 than ``config.max_accuracy_drop``.
     """
     if not isinstance(pruned, PrunedModel):
-        pruned = PrunedModel(pruned, plan(pruned))
+        pruned = prune(pruned, plan(pruned))
     out = Path(out)
     config = config or ExportConfig()
     if data:
@@ -175,6 +175,7 @@ def _places(pruned: PrunedModel) -> dict[str, Any]:
         "places": tuple(pruned.places),
         "granularity": str(pruned.plan.granularity),
         "removals": tuple(removals),
+        "tokens": asdict(pruned.tokens) if pruned.tokens else None,
     }
 
 

@@ -13,6 +13,7 @@ from ..exporting.quantize_records import MAX_ACCURACY_DROP, CalibrationMethod, Q
 from ..exporting.records import FLOATS, ExportConfig, Precision
 from ..pruning.planning import PlanConfig
 from ..scoring.criteria import ScoreConfig
+from ..tokens.config import TokenConfig
 from .engine_options import (
     AllowUnfused,
     Attention,
@@ -38,11 +39,13 @@ from .options import (
     ImageSize,
     Json,
     Keep,
+    KeepTokens,
     MantissaBits,
     MaxGaps,
     Mix,
     Out,
     Outputs,
+    PrefixTokens,
     Protect,
     PruneRatio,
     Quiet,
@@ -54,7 +57,9 @@ from .options import (
     Select,
     Source,
     SplitPairs,
+    TokenScoring,
 )
+from .prune import check_scores_file, pruned_from_options, reduced_from_options, token_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +90,9 @@ def export(
     samples: Samples = ScoreConfig.samples,
     mix: Mix = ScoreConfig.mix,
     seed: Seed = ScoreConfig.seed,
+    keep_tokens: KeepTokens = None,
+    token_scorer: TokenScoring = TokenConfig.scorer,
+    prefix_tokens: PrefixTokens = TokenConfig.prefix,
     precision: Annotated[
         str,
         typer.Option(
@@ -180,6 +188,7 @@ def export(
         criterion, mantissa_bits, data=calibration, samples=samples, mix=mix, seed=seed, granularity=granularity
     )
     plan_config = PlanConfig(prune_ratio, remove, keep, select, protect, quota, max_gaps, granularity, split_pairs)
+    tokens = token_config(keep_tokens, token_scorer, prefix_tokens, "export")
     chosen = _precision(precision)
     quantize = _quantize(chosen, calibration, calibration_method, percentile, samples, seed)
     export_config = ExportConfig(
@@ -201,16 +210,17 @@ def export(
     _check_wish(build, export_config, engine, data, auto=chosen is None)
     from .. import bundle
     from . import engine_printing, printing
-    from .prune import check_scores_file, pruned_from_options
 
     changes = printing.changes_from_options(head, image_size, frames)
     check_scores_file(scores, score_config)
     model = printing.load_model(source, arch, blocks, quiet, changes)
     with printing.progress("removing blocks", quiet):
-        pruned = pruned_from_options(model, score_config, plan_config, scores)
+        whole = pruned_from_options(model, score_config, plan_config, scores)
+        pruned = reduced_from_options(whole, tokens)
     printing.print_warnings(pruned.plan.warnings)
     if not json:
-        printing.print_pruning(model, pruned.plan)
+        printing.print_pruning(model, whole.plan)
+        printing.print_tokens(whole, pruned)
     with printing.progress("exporting, checking and bundling", quiet):
         written = bundle.export(
             pruned,

@@ -9,6 +9,7 @@ import typer
 
 from ..scoring.criteria import CRITERIA, GRANULARITIES, Scope
 from ..scoring.records import Needs
+from ..tokens.config import TokenScorer
 
 __all__ = [
     "Arch",
@@ -22,11 +23,13 @@ __all__ = [
     "ImageSize",
     "Json",
     "Keep",
+    "KeepTokens",
     "MantissaBits",
     "MaxGaps",
     "Mix",
     "Out",
     "Outputs",
+    "PrefixTokens",
     "Protect",
     "PruneRatio",
     "Quiet",
@@ -38,6 +41,7 @@ __all__ = [
     "Select",
     "Source",
     "SplitPairs",
+    "TokenScoring",
 ]
 
 
@@ -110,6 +114,27 @@ PruneRatio = Annotated[
 ]
 Remove = Annotated[str | None, typer.Option(metavar="BLOCKS", help="Blocks to remove, counted from 0: 3,7 or 8-11.")]
 Keep = Annotated[str | None, typer.Option(metavar="BLOCKS", help="Blocks to keep, counted from 0: 0-5; all others go.")]
+KeepTokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BLOCK:SHARE,...",
+        help="Keep this share of the tokens behind a block (3:0.7,6:0.5), of those that the model starts with; which ones "
+        "follows from the input. Blocks are numbered as in the unpruned model.",
+    ),
+]
+TokenScoring = Annotated[
+    str,
+    typer.Option(
+        "--token-scorer",
+        metavar="|".join(TokenScorer),
+        help="Which tokens stay: the farthest from the mean of all, the longest, those most like the class token, evenly "
+        "spaced ones, or the first of these with a linear score that recover trains.",
+    ),
+]
+PrefixTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens in front that always stay: class, distillation, registers.  [default: found in the model]"),
+]
 Select = Annotated[
     str,
     typer.Option(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..bundle.manifest import Quantization
     from ..models import Changes, LoadedModel
-    from ..pruning import PruningPlan
+    from ..pruning import PrunedModel, PruningPlan
     from ..scoring import BlockScores, Comparison
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "print_scores",
     "print_subject",
     "print_table",
+    "print_tokens",
     "print_warnings",
     "progress",
     "scores_record",
@@ -217,6 +218,15 @@ def print_plan(plan: PruningPlan) -> None:
         f"  parameters {plan.parameters_before:,} -> {plan.parameters_after:,}; GFLOPs an item {plan.flops_before / 1e9:,.3g} "
         f"-> {plan.flops_after / 1e9:,.3g} ({share:.1%} less)"
     )
+
+
+def print_tokens(whole: PrunedModel, reduced: PrunedModel) -> None:
+    """Say how many tokens stay behind which block, and what that saves of what the blocks that stay do."""
+    if reduced.tokens is None or whole.tokens is not None:
+        return
+    before, after = whole.model.flops, reduced.model.flops
+    print_line(f"tokens: {reduced.tokens.text}")
+    print_line(f"  GFLOPs an item {before / 1e9:,.3g} -> {after / 1e9:,.3g} ({1 - after / before:.1%} less)")
 
 
 def print_pruning(model: LoadedModel, plan: PruningPlan) -> None:

@@ -62,6 +62,11 @@ def export_onnx(
     config = config or ExportConfig()
     config = replace(config, keep_precise=_in_pruned_model(config.keep_precise, pruned))
     inputs_of_graph(pruned.model, config)  # what can't be an input is told before a forward at another size fails
+    if pruned.tokens and dynamic_options(config):
+        raise ShallowvitError(
+            f"export: {dynamic_options(config)}: how many tokens stay is a constant ({pruned.tokens.text}), so the graph takes "
+            "one size; leave out --keep-tokens or export one size"
+        )
     pruned = replace(pruned, model=dynamic_model(pruned.model, config))
     if config.precision in FLOATS:
         return _export_float(pruned, path, config)

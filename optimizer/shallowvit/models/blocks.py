@@ -8,7 +8,7 @@ changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,7 @@ from .windows import window_pairs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["StackSearch", "find_stacks"]
+__all__ = ["StackSearch", "find_stacks", "measured_flops"]
 
 _Shape = tuple[int, ...]
 
@@ -110,6 +110,17 @@ def find_stacks(module: nn.Module, example: Mapping[str, Any], chosen: Sequence[
     places = {group.name: group.places for group in groups}
     blocks = tuple(_blocks([(stack, places[stack.path]) for stack in used], lists, counts, root))
     return StackSearch(tuple(stacks), blocks, counts.get("Global", 0), output_shapes, window_pairs(module, blocks))
+
+
+def measured_flops(module: nn.Module, example: Mapping[str, Any], blocks: Sequence[Block]) -> tuple[int, tuple[Block, ...]]:
+    """Run one forward and return the operations of an item, and the blocks with theirs counted anew."""
+    counts = _observe(module, example, {})[1]
+    root = type(module).__name__
+    counted = [
+        replace(block, flops=_flops(counts, root, *block.path.rpartition(".")[::2], module.get_submodule(block.path)))
+        for block in blocks
+    ]
+    return counts.get("Global", 0), tuple(counted)
 
 
 def _check_chosen(chosen: Sequence[str], wanted: Sequence[str], lists: Mapping[str, nn.Module]) -> None:

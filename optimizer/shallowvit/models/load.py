@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import MissingDependencyError, ShallowvitError
-from .blocks import StackSearch, find_stacks
+from .blocks import StackSearch, find_stacks, measured_flops
 from .changes import Changes, changed, changes_from_lineage
 from .checkpoints import load_checkpoint
 from .raw import RawModel
 from .rebuild import LINEAGE_FILE, read_lineage, rebuild_pruned
 from .records import InputSpec, LoadedModel, Origin, Preprocessing
 from .skeletons import skeleton
+from .token_reducer import all_tokens
 from .weights import check_finite, hash_state, read_checkpoint
 
 if TYPE_CHECKING:
@@ -88,11 +89,19 @@ def checkpoint_of(source: str | Path) -> Path | None:
 
 
 def _search(module: torch.nn.Module, example: dict[str, Any], blocks: Sequence[str]) -> StackSearch:
-    """Look at a copy, since a forward may change buffers; at the model itself where hooks keep a copy from running."""
-    try:
-        return find_stacks(skeleton(module), example, blocks)
-    except ShallowvitError:
-        return find_stacks(module, example, blocks)
+    """Look at a copy, since a forward may change buffers; at the model itself where hooks keep a copy from running.
+
+    A block that hands on fewer tokens is one of its stack all the same; its operations are counted with those that it gets.
+    """
+    with all_tokens(module) as reduced:
+        try:
+            found = find_stacks(skeleton(module), example, blocks)
+        except ShallowvitError:
+            found = find_stacks(module, example, blocks)
+    if not reduced:
+        return found
+    flops, counted = measured_flops(skeleton(module), example, found.blocks)
+    return replace(found, flops=flops, blocks=counted)
 
 
 def loaded_from_module(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ShallowvitError
 from .checkpoints import take_out_absent
 from .removals import Removal, apply_removal, gone_paths, learn_routes
+from .token_reducer import apply_token_reduction, token_reduction_of
 from .weights import load_state, read_state_dict
 from .zero_branch import HalfRemoval, apply_half_removals, half_removal_of
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["LINEAGE_FILE", "LINEAGE_SCHEMA", "read_lineage", "rebuild_pruned", "removals_of"]
+__all__ = ["LINEAGE_FILE", "LINEAGE_SCHEMA", "read_lineage", "rebuild_pruned", "removals_of", "schema_for"]
 
 LINEAGE_FILE = "shallowvit.json"
-LINEAGE_SCHEMA = 2  # 1 knew deleted blocks only
+LINEAGE_SCHEMA = 3  # 1 knew deleted blocks only, 2 no reduced tokens
 
 
 def rebuild_pruned(module: torch.nn.Module, example: Mapping[str, Any], folder: Path) -> None:
@@ -34,7 +35,8 @@ def rebuild_pruned(module: torch.nn.Module, example: Mapping[str, Any], folder: 
     Raises:
         ShallowvitError: the lineage doesn't fit the module.
     """
-    for removal in removals_of(read_lineage(folder)):
+    lineage = read_lineage(folder)
+    for removal in removals_of(lineage):
         if isinstance(removal, HalfRemoval):
             _cut_half(module, removal, folder)
             continue
@@ -53,9 +55,20 @@ def rebuild_pruned(module: torch.nn.Module, example: Mapping[str, Any], folder: 
         if removal.way == "placeholder" and not removal.modes:
             routes = learn_routes(module, example, gone_paths(module, removal))
         apply_removal(module, removal, routes)
+    if lineage.get("tokens"):
+        _reduce_tokens(module, lineage["tokens"], folder)
     state = read_state_dict(folder / "model.safetensors")
     take_out_absent(module, state, str(folder))  # as it was when its weights were loaded
     load_state(module, state, str(folder))
+
+
+def _reduce_tokens(module: torch.nn.Module, record: Mapping[str, Any], folder: Path) -> None:
+    try:
+        apply_token_reduction(module, token_reduction_of(record))
+    except AttributeError as err:
+        raise ShallowvitError(
+            f"load: {folder} reduces tokens behind a block that {type(module).__name__} doesn't have ({err}). Check --arch"
+        ) from err
 
 
 def _cut_half(module: torch.nn.Module, removal: HalfRemoval, folder: Path) -> None:
@@ -86,6 +99,11 @@ def removals_of(lineage: Mapping[str, Any]) -> tuple[Removal | HalfRemoval, ...]
         Removal(path, one["length"], tuple(sorted(set(range(one["length"])) - set(one["kept"]))), "deleted")
         for path, one in lineage["removed"].items()
     )
+
+
+def schema_for(*, tokens: bool) -> int:
+    """Return the oldest schema that says all: an older reader must refuse a model whose reduction it would leave out."""
+    return LINEAGE_SCHEMA if tokens else 2
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:

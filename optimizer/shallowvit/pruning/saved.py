@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from ..files import folder_when_whole
 from ..models.outputs import tensors_in
 from ..models.probes import random_like
-from ..models.rebuild import LINEAGE_FILE, LINEAGE_SCHEMA, read_lineage, removals_of
+from ..models.rebuild import LINEAGE_FILE, read_lineage, removals_of, schema_for
 from ..models.sizes import processor_settings
 from ..models.weights import align_safetensors
 from .stock import STOCK_FAMILIES
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..models.zero_branch import HalfRemoval
     from .surgery import PrunedModel
 
-__all__ = ["PrunedFolder", "save_pruned"]
+__all__ = ["PrunedFolder", "arch_of", "save_pruned"]
 
 _COPIED = ("preprocessor_config.json", "video_preprocessor_config.json")
 
@@ -76,12 +76,14 @@ def save_pruned(pruned: PrunedModel, out: str | Path, *, force: bool = False) ->
             if model.folder and (model.folder / name).is_file():
                 _copy_processor(model, model.folder / name, folder / name)
         lineage = {
-            "schema_version": LINEAGE_SCHEMA,
+            "schema_version": schema_for(tokens=pruned.tokens is not None),
             "stock": stock,
             "source": asdict(model.origin),
             "plan": asdict(plan),
             "removals": [asdict(one) for one in (*(() if stock else _before(model)), *pruned.removals, *pruned.halves)],
         }
+        if pruned.tokens:
+            lineage["tokens"] = asdict(pruned.tokens)
         if pruned.recovery:
             lineage["recovery"] = list(pruned.recovery)
         (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1) + "\n")
@@ -111,14 +113,14 @@ def _as_oserror() -> Iterator[None]:
 
 def _reload_line(model: LoadedModel, out: Path, stock: bool) -> str:
     if not stock:
-        return f"shallowvit.load({str(out)!r}, arch={_arch(model)!r})"
+        return f"shallowvit.load({str(out)!r}, arch={arch_of(model)!r})"
     if model.origin.family == "timm":
         return f"timm.create_model({f'local-dir:{out}'!r}, pretrained=True)"
     return f"transformers.{model.origin.architecture}.from_pretrained({str(out)!r})"
 
 
-def _arch(model: LoadedModel) -> str:
-    """What builds the unpruned model again: a plain folder of transformers needs its prefix there."""
+def arch_of(model: LoadedModel) -> str:
+    """Return what builds the unpruned model again: a plain folder of transformers needs its prefix there."""
     spec = model.origin.arch or model.origin.spec
     prefix = {"transformers": "hf", "timm": "timm"}.get(model.origin.family)
     return f"{prefix}:{spec}" if prefix and model.folder is not None and spec == str(model.folder) else spec

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ShallowvitError
 from ..models.removals import Removal
+from ..models.token_reducer import TokenReduction, token_reduction_in
 from ..models.weights import hash_state
 from ..models.windows import window_pairs
 from ..models.zero_branch import HalfRemoval
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..models import Block, BlockStack, LoadedModel
     from .planning import PruningPlan
 
-__all__ = ["PrunedModel", "Removal", "prune"]
+__all__ = ["PrunedModel", "Removal", "TokenReduction", "prune"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class PrunedModel:
     """A model without its plan's blocks. ``model`` describes what is left; its ``origin`` is still the unpruned source.
 
     ``removals`` say, list by list, whether blocks were deleted or their places kept, and why; ``halves`` which branches were
-    cut out of blocks that all stand; ``recovery`` what ``recover`` did to it since, a JSON object a step.
+    cut out of blocks that all stand; ``recovery`` what ``recover`` did to it since, a JSON object a step; ``tokens`` which
+    ones stay behind which blocks.
     """
 
     model: LoadedModel
@@ -39,6 +41,7 @@ class PrunedModel:
     removals: tuple[Removal, ...] = ()
     halves: tuple[HalfRemoval, ...] = ()
     recovery: tuple[dict[str, Any], ...] = ()
+    tokens: TokenReduction | None = None
 
     @property
     def places(self) -> dict[str, int]:
@@ -60,8 +63,14 @@ def prune(model: LoadedModel, plan: PruningPlan) -> PrunedModel:
         raise ShallowvitError(
             f"prune: the plan was made for weights {plan.weights_sha256[:12]}, the model has {model.sha256[:12]}; plan again"
         )
+    tokens = token_reduction_in(model.module)
     if not plan.removed:
-        return PrunedModel(model, plan)
+        return PrunedModel(model, plan, tokens=tokens)
+    if tokens is not None:
+        raise ShallowvitError(
+            f"prune: {model.origin.spec} reduces its tokens ({tokens.text}), so its blocks can't be taken out any more; prune "
+            "the model that it was made from, with --keep-tokens"
+        )
     if plan.granularity != "block":
         return _without_halves(model, plan)
     removed = remove_blocks(model, plan.removed)

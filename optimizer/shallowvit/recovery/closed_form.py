@@ -16,6 +16,7 @@ import torch
 
 from ..errors import ShallowvitError
 from ..models.outputs import tensors_in
+from ..models.token_reducer import choices_of, take_tokens
 from ..models.weights import hash_state
 from .least_squares import RIDGES, Fit, Sums, fit_ridge
 from .projections import Projection, find_projections
@@ -111,6 +112,7 @@ def repair_gaps(teacher: LoadedModel, pruned: PrunedModel, batches: Batches, con
             found.append(RepairedGap(block, target, None, None, None, None, f"it {projection}"))
             continue
         task = _Gap(teacher, model, path, projection, teacher.blocks[target].path, config)
+        task.reduced_behind = [site.block for site in pruned.tokens.sites if site.block < block] if pruned.tokens else []
         fit = task.fit(batches)
         if fit.ridge is not None:
             task.fold(fit)
@@ -155,6 +157,7 @@ class _Gap:
         assert isinstance(layer, torch.nn.Linear)
         self._layer, self._scale = layer, projection.scale
         self._target = teacher.module.get_submodule(target)
+        self.reduced_behind: list[int] = []  # blocks in front of this one behind which the pruned model keeps some tokens
 
     def fit(self, batches: Batches) -> Fit:
         """Add up what the layer sees and should answer, and solve."""
@@ -189,15 +192,19 @@ class _Gap:
         seen: dict[str, torch.Tensor] = {}
         handles = [
             self._layer.register_forward_hook(lambda _m, args, answer: seen.update(given=args[0], answer=answer)),
-            self._block.register_forward_hook(lambda _m, _args, output: seen.update(state=tensors_in(output)[0])),
+            # before the block's own tokens are reduced, as its layer was given them
+            self._block.register_forward_hook(lambda _m, _args, output: seen.update(state=tensors_in(output)[0]), prepend=True),
             self._target.register_forward_hook(lambda _m, _args, output: seen.update(target=tensors_in(output)[0])),
         ]
         try:
-            for model in (self._student, self._teacher):
-                model.module(**batch)
+            with choices_of(self._student.module) as kept:
+                self._student.module(**batch)
+            self._teacher.module(**batch)
         finally:
             for handle in handles:
                 handle.remove()
+        if self.reduced_behind:
+            seen["target"] = take_tokens(seen["target"], kept[self.reduced_behind[-1]])
         given, answer, state, target = (seen[name].flatten(0, -2).double() for name in ("given", "answer", "state", "target"))
         scale = torch.where(self._scale.abs() < _SMALLEST_SCALE * self._scale.abs().max(), torch.inf, self._scale)
         wanted = answer + (target - state) / scale

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from ..errors import ShallowvitError
 from ..models import Changes, load
 from ..models.rebuild import LINEAGE_FILE, read_lineage
+from ..models.token_reducer import token_reduction_of
 from ..models.weights import hash_state
 from ..pruning import PlanConfig, plan, prune
+from ..pruning.saved import arch_of
 from ..scoring.calibration import forward_arguments, read_calibration
 from ..scoring.criteria import ScoreConfig
+from ..tokens.stage import with_reduction
 from .closed_form import RepairConfig, repair_gaps
 from .records import Recovered, Workplace, line_of
 from .settings import CLOSED_FORM, RecoverConfig, RecoverMethod, RepairMethod
@@ -126,10 +129,12 @@ def pruned_from_folder(folder: str | Path, teacher: str | None = None) -> tuple[
             f"{whole.sha256[:12]}; name the unpruned model with --teacher"
         )
     wanted = PlanConfig(
-        remove=",".join(map(str, chosen["removed"])), granularity=chosen.get("granularity", "block"), split_pairs=True
+        remove=",".join(map(str, chosen["removed"])) or None, granularity=chosen.get("granularity", "block"), split_pairs=True
     )
     again = prune(whole, replace(plan(whole, config=wanted), reason=chosen["reason"]))
-    loaded = load(str(folder), arch=None if lineage["stock"] else whole.origin.arch or whole.origin.spec)
+    if lineage.get("tokens"):
+        again = with_reduction(again, token_reduction_of(lineage["tokens"]))
+    loaded = load(str(folder), arch=None if lineage["stock"] else arch_of(whole))
     again.model.module.load_state_dict(loaded.module.state_dict())
     again = replace(again, model=replace(again.model, sha256=loaded.sha256))
     return whole, replace(again, recovery=tuple(lineage.get("recovery", ())))
