@@ -31,8 +31,8 @@ def adaptive_table() -> str:
     said = "".join(f" The command says: {text}." for text in first["remarks_of_adapt"])
     return (
         f"{table}\nOne clip at a time, on {first['items']:,} clips; thresholds for a drop of at most "
-        f"{first['max_drop']:.0%}. The random mix and the cascade are put together from the depths' own times and answers.{said} "
-        f"Taken on {first['conditions']['device']}, {first['conditions']['cores']} cores.\n"
+        f"{first['max_drop']:.0%}. The random mix and the cascade are put together from the depths' own times and answers."
+        f"{said} Taken on {first['conditions']['device']}, {first['conditions']['cores']} cores.\n"
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainedHead", "gate_body", "train_head", "with_gate_head"]
 
-_BATCH = 256
+_BATCHES = 16  # an epoch, so that little data gets as many steps as much
 _LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 0.05
 
@@ -59,7 +59,7 @@ def train_head(features: torch.Tensor, right: torch.Tensor, costs: tuple[float, 
     """Train the gate's head on pooled features; the same seed gives the same head.
 
     The target of an item is the depth of least risk, a wrong answer or not plus ``tradeoff`` times the cost: the shallowest
-    that is right and, where none is, the shallowest. Items count by how much their choice matters.
+    that is right and, where none is, the shallowest. Items count by the root of how much their choice matters.
 
     Args:
         features: float32 [items, width].
@@ -69,7 +69,8 @@ def train_head(features: torch.Tensor, right: torch.Tensor, costs: tuple[float, 
     """
     risk = (~right).float() + config.tradeoff * torch.tensor(costs)
     targets = risk.argmin(dim=1)
-    weights = risk.amax(dim=1) - risk.amin(dim=1)
+    # the root, since by the difference itself items that every depth gets right hardly counted, and the gate ranked worse
+    weights = (risk.amax(dim=1) - risk.amin(dim=1)).sqrt()
     weights = weights / weights.mean() if weights.any() else torch.ones(len(weights))
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
     scaled = (features - mean) / deviation
@@ -77,12 +78,13 @@ def train_head(features: torch.Tensor, right: torch.Tensor, costs: tuple[float, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = _head(features.shape[1], config.gate_width, len(costs))
-    steps = config.epochs * -(-len(scaled) // _BATCH)
+    batch = -(-len(scaled) // _BATCHES)
+    steps = config.epochs * -(-len(scaled) // batch)
     optimizer = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.enable_grad():
         for _epoch in range(config.epochs):
-            for chosen in torch.randperm(len(scaled), generator=draws).split(_BATCH):
+            for chosen in torch.randperm(len(scaled), generator=draws).split(batch):
                 losses = F.cross_entropy(head(scaled[chosen]), targets[chosen], reduction="none")
                 optimizer.zero_grad()
                 (losses * weights[chosen]).mean().backward()
