@@ -50,7 +50,7 @@ def reduce_tokens(pruned: PrunedModel, config: TokenConfig) -> PrunedModel:
         raise ShallowvitError(
             f"tokens: the scorer class compares with the class token, and {model.origin.architecture} has none; use mean"
         )
-    sites = []
+    sites: list[TokenSite] = []
     for block, share in config.shares:
         tokens, width = shapes[paths[block]]
         if prefix >= tokens:
