@@ -25,6 +25,7 @@ from recovery_table import recovery_table
 from repair_table import repair_table
 from shallowvit.engines.targets import targets_table
 from shallowvit.scoring.criteria import CRITERIA, Scope
+from tokens_table import tokens_table
 from tuning_table import tuning_table
 
 if TYPE_CHECKING:
@@ -324,6 +325,7 @@ PARTS = {
     "tuning": tuning_table,
     "adaptive": adaptive_table,
     "recovery": recovery_table,
+    "tokens": tokens_table,
 }
 PAGES = (
     "demo-model.md",
@@ -339,6 +341,7 @@ PAGES = (
     "recovery.md",
     "tuning.md",
     "adaptive.md",
+    "tokens.md",
 )
 
 
