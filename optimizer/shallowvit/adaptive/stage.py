@@ -34,6 +34,7 @@ from .thresholds import Outcomes, judge, set_thresholds, verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..bundle import Manifest
     from ..exporting import ExportConfig
     from ..models import LoadedModel
     from ..pruning import PrunedModel
@@ -87,40 +88,42 @@ def adapt(
     judged = judge(outcomes.part(slice(len(items) - last, None)), thresholds)
     measure = "top1" if items.labelled else "agreement"
     remarks = (*_remarks(depths, items, measure), *verdict(judged, names, measure))
-    parts = (with_gate_head(body, path, head, names), *depths)
+    facts = {
+        "gate": {"blocks": config.gate_blocks, "hidden": config.gate_width, "cost": outcomes.gate_cost},
+        "thresholds": thresholds.gate,
+        "cascade_thresholds": thresholds.cascade,
+        "measure": measure,
+        "expected": {_named(way, names): asdict(mix) for way, mix in judged.items()},
+        "items": {"trained": half, "thresholds": len(items) - half - last, "judged": last},
+        "settings": asdict(config) | {"data": items.name},
+        "remarks": remarks,
+    }
     with folder_when_whole(out, "adapt", force) as folder:
-        hashes = []
-        for name, model in zip((GATE, *names), parts, strict=True):
+        exported = {}
+        for name, model in zip((GATE, *names), (with_gate_head(body, path, head, names), *depths), strict=True):
             progress(f"exporting {name}")
-            hashes.append(export(model, folder / name, exporting).manifest)
-        entries = [
-            {"path": name, "sha256": one.files["model.onnx"].sha256} for name, one in zip((GATE, *names), hashes, strict=True)
-        ]
-        kept = [
-            entry | {"kept": one.plan.kept, "cost": cost}
-            for entry, one, cost in zip(entries[1:], depths, found.costs, strict=True)
-        ]
-        manifest = AdaptiveManifest.model_validate(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "kind": "adaptive",
-                "name": out.name,
-                "gate": entries[0] | {"blocks": config.gate_blocks, "hidden": config.gate_width, "cost": outcomes.gate_cost},
-                "depths": tuple(kept),
-                "thresholds": thresholds.gate,
-                "cascade_thresholds": thresholds.cascade,
-                "measure": measure,
-                "expected": {_named(way, names): asdict(mix) for way, mix in judged.items()},
-                "items": {"trained": half, "thresholds": len(items) - half - last, "judged": last},
-                "settings": asdict(config) | {"data": items.name},
-                "source": hashes[-1].source.model_dump(),
-                "remarks": remarks,
-                "tools": hashes[-1].tools,
-            }
-        )
+            exported[name] = export(model, folder / name, exporting).manifest
+        manifest = _manifest(out.name, exported, found.costs, facts)
         (folder / ADAPTIVE_FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
         (folder / "README.md").write_text(readme_text(manifest))
     return AdaptiveBundle(out, manifest)
+
+
+def _manifest(name: str, exported: dict[str, Manifest], costs: Sequence[float], facts: dict[str, Any]) -> AdaptiveManifest:
+    """``exported`` are the gate and the depths, from the shallowest, by their folders."""
+    gate, *depths = ({"path": path, "sha256": one.files["model.onnx"].sha256} for path, one in exported.items())
+    kept = [one.plan.kept for one in exported.values()][1:]
+    deepest = list(exported.values())[-1]
+    own = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "adaptive",
+        "name": name,
+        "gate": gate | facts["gate"],
+        "depths": tuple(one | {"kept": k, "cost": cost} for one, k, cost in zip(depths, kept, costs, strict=True)),
+        "source": deepest.source.model_dump(),
+        "tools": deepest.tools,
+    }
+    return AdaptiveManifest.model_validate(facts | own)
 
 
 @dataclass(frozen=True)
