@@ -5,8 +5,8 @@
 Tokens are reduced behind block 3 of the whole demo model and of the one without three blocks (by entropy). ``zero-shot`` takes
 top-1 on the test clips of ``demo``; ``finetune`` takes it behind a finetuning on ``demo:train``; ``latency`` exports each
 and times all in turn in onnxruntime on this CPU. A row each is appended to ``benchmarks/results/tokens.jsonl``, and what stands
-there isn't measured again, so a killed run goes on. A newcomer's trap: an untrained ``learned`` scorer is ``mean``, so it has no
-zero-shot row.
+there isn't measured again, so a killed run goes on. A newcomer's trap: an untrained ``learned`` scorer is ``mean``, so it has
+no zero-shot row.
 """
 
 from __future__ import annotations

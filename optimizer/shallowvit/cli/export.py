@@ -211,16 +211,14 @@ def export(
     from .. import bundle
     from . import engine_printing, printing
 
-    changes = printing.changes_from_options(head, image_size, frames)
     check_scores_file(scores, score_config)
-    model = printing.load_model(source, arch, blocks, quiet, changes)
+    model = printing.load_model(source, arch, blocks, quiet, printing.changes_from_options(head, image_size, frames))
     with printing.progress("removing blocks", quiet):
         whole = pruned_from_options(model, score_config, plan_config, scores)
         pruned = reduced_from_options(whole, tokens)
     printing.print_warnings(pruned.plan.warnings)
     if not json:
-        printing.print_pruning(model, whole.plan)
-        printing.print_tokens(whole, pruned)
+        printing.print_pruning(model, whole, pruned)
     with printing.progress("exporting, checking and bundling", quiet):
         written = bundle.export(
             pruned,

@@ -229,12 +229,14 @@ def print_tokens(whole: PrunedModel, reduced: PrunedModel) -> None:
     print_line(f"  GFLOPs an item {before / 1e9:,.3g} -> {after / 1e9:,.3g} ({1 - after / before:.1%} less)")
 
 
-def print_pruning(model: LoadedModel, plan: PruningPlan) -> None:
-    """Say what was loaded, how its blocks scored if they were scored, and which go."""
+def print_pruning(model: LoadedModel, whole: PrunedModel, reduced: PrunedModel) -> None:
+    """Say what was loaded, how its blocks scored if they were scored, which go, and how many tokens stay."""
     print_model(model)
+    plan = whole.plan
     if plan.scores:
         print_scores(plan.scores, plan.removed)
     print_plan(plan)
+    print_tokens(whole, reduced)
 
 
 def print_bundle(bundle: Bundle) -> None:
