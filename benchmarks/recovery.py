@@ -1,6 +1,6 @@
 """What each recovery regains of what removing blocks of the demo model costs: closed form, distillation, finetuning, and both.
 
-    python benchmarks/recovery.py [--seeds 3] [--items 4000] [--epochs 2] [--jobs 2] [--removed 1,3,5,7,9,11] [--arms both]
+    python benchmarks/recovery.py [--seeds 3] [--items 2000] [--epochs 3] [--jobs 2] [--removed 1,3,5,7,9,11] [--arms both]
 
 The demo model is pruned by entropy at the six removals of the paper's tables; each arm recovers it on training clips of
 ``demo:train``, and its top-1 is taken on the test clips of ``demo``. Every training sees as many items as often, with the same
@@ -78,8 +78,8 @@ def main() -> None:
     """Measure what isn't there yet and append the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--items", type=int, default=4000)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--removed", default=",".join(map(str, BLOCKS_REMOVED)))
     parser.add_argument("--arms", default=",".join(ARMS))
