@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ from .errors import ShallowvitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
-__all__ = ["check_out", "disk_sentences", "folder_when_whole", "fsync_tree", "hash_file"]
+__all__ = ["check_out", "disk_sentences", "folder_when_whole", "fsync_tree", "hash_file", "only_one"]
 
 
 def check_out(out: Path, force: bool, stage: str, source: str = "") -> None:
@@ -87,6 +88,43 @@ def disk_sentences(stage: str, out: Path) -> Iterator[None]:
         if err.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise ShallowvitError(f"{stage}: may not write {out} ({err.strerror}); choose another place") from err
         raise
+
+
+@contextmanager
+def only_one(folder: Path, stage: str) -> Iterator[None]:
+    """Make the folder, and have no other process work in it within the block; a kill lets go of it, too.
+
+    Raises:
+        ShallowvitError: another process does, or the folder can't be made.
+    """
+    path = folder / ".lock"
+    with disk_sentences(stage, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    with file:
+        if not _locked(file, path):
+            raise ShallowvitError(f"{stage}: another command works in {folder}; wait until it ends or choose another --out")
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # gone with the folder, or the folder holds more
+                path.unlink()
+                folder.rmdir()
+
+
+def _locked(file: BinaryIO, path: Path) -> bool:
+    """Take the lock of a file, if it is still the one of that name and no other process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network disks know no locks
+        return True
+    return path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino
 
 
 def fsync_tree(folder: Path) -> None:

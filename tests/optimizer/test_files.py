@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from shallowvit import ShallowvitError, files
-from shallowvit.files import check_out, folder_when_whole, hash_file
+from shallowvit.files import check_out, folder_when_whole, hash_file, only_one
 
 OURS = '{"schema_version": 1, "source": {}, "plan": {}}'
 
@@ -180,3 +180,24 @@ def test_folder_when_whole_other_system_error_keeps_its_kind(tmp_path):
 def test_hash_file_is_sha256(tmp_path):
     (tmp_path / "abc").write_text("abc")
     assert hash_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_only_one_keeps_another_out_until_it_ends_and_leaves_nothing(tmp_path):
+    folder = tmp_path / "work"
+    with only_one(folder, "tune"):
+        told = r"tune: another command works in .*work; wait until it ends"
+        with pytest.raises(ShallowvitError, match=told), only_one(folder, "tune"):
+            pass
+        (folder / "kept").touch()
+    with only_one(folder, "tune"):
+        pass
+    assert _names(folder) == ["kept"]
+    with only_one(tmp_path / "other", "tune"):
+        pass
+    assert _names(tmp_path) == ["work"]
+
+
+def test_only_one_in_a_folder_that_goes_away_is_left_alone(tmp_path):
+    with only_one(tmp_path / "work", "recover"):
+        (tmp_path / "work" / ".lock").unlink()
+        (tmp_path / "work").rmdir()

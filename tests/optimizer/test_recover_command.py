@@ -9,7 +9,9 @@ import torch
 
 import shallowvit
 from shallowvit.cli.main import main
+from shallowvit.files import only_one
 from shallowvit.pruning import save_pruned
+from shallowvit.recovery import stage, supervised
 from shallowvit.recovery import training as loop
 
 SHORT = ("--method", "finetune", "--batch", "8", "--epochs", "2")
@@ -78,6 +80,44 @@ def test_recover_command_killed_goes_on_by_the_same_command(pruned_folder, clips
     assert not (tmp_path / "out.training").exists()
 
 
+def test_recover_command_killed_goes_on_from_the_repair_it_had(pruned_folder, clips, tmp_path, monkeypatch, capsys):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    words = (pruned_folder, "--data", clips, *SHORT[2:], "--method", "projection,finetune", "--samples", 16)
+    code, _printed, err = _run(monkeypatch, capsys, *words, "-o", whole)
+    assert code == 0, err
+
+    def interrupted(*_given):
+        raise KeyboardInterrupt
+
+    def fitted_again(*_given):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervised, "train", interrupted)
+        assert _run(monkeypatch, capsys, *words, "-o", out)[0] == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "repair", fitted_again)  # on another number of threads it would round otherwise
+        code, _printed, err = _run(monkeypatch, capsys, *words, "-o", out)
+    assert code == 0, err
+    assert shallowvit.load(str(out)).sha256 == shallowvit.load(str(whole)).sha256
+
+
+def test_recover_command_over_the_repair_of_another_run_is_told(pruned_folder, clips, tmp_path, monkeypatch, capsys):
+    words = (pruned_folder, "--data", clips, *SHORT[2:], "--method", "projection,finetune", "--checkpoints", tmp_path / "kept")
+    assert _run(monkeypatch, capsys, *words, "--samples", 16, "-o", tmp_path / "one")[0] == 0
+    code, _printed, err = _run(monkeypatch, capsys, *words, "--samples", 12, "-o", tmp_path / "other")
+    assert code == 1
+    assert "repaired.pt is of a run with samples 16, this one has 12; remove it or give another" in err
+
+
+def test_recover_command_beside_another_over_the_same_out_is_told(pruned_folder, clips, tmp_path, monkeypatch, capsys):
+    with only_one(tmp_path / "out.training", "recover"):
+        code, _printed, err = _run(monkeypatch, capsys, pruned_folder, "--data", clips, *SHORT, "-o", tmp_path / "out")
+    assert code == 1
+    assert "another command works in" in err
+    assert not (tmp_path / "out.training").exists()
+
+
 def test_recover_command_keeps_the_checkpoints_that_were_asked_for(pruned_folder, clips, tmp_path, monkeypatch, capsys):
     words = (pruned_folder, "--data", clips, *SHORT, "-o", tmp_path / "out", "--checkpoints", tmp_path / "kept", "--epochs", 1)
     code, _printed, err = _run(monkeypatch, capsys, *words)
@@ -92,6 +132,7 @@ def test_recover_command_keeps_the_checkpoints_that_were_asked_for(pruned_folder
         ({"--validation": "nowhere.npz"}, "nowhere.npz"),
         ({"--method": "finetune,projection"}, "the closed form comes first"),
         ({"--method": "retrain"}, "unknown method 'retrain'"),
+        ({"--seed": "-1"}, "seed -1; give 0 or more"),
         ({"--epochs": "0"}, "epochs 0; give at least 1"),
         ({"--precision": "fp8"}, "precision fp8; give one of fp32, bf16, fp16"),
     ],

@@ -14,7 +14,8 @@ from shallowvit.errors import ShallowvitError
 from shallowvit.models import InputSpec
 from shallowvit.models.load import loaded_from_module
 from shallowvit.models.raw import RawModel
-from shallowvit.pruning import PlanConfig
+from shallowvit.models.weights import hash_state
+from shallowvit.pruning import PlanConfig, plan, prune
 from shallowvit.recovery import RecoverConfig, TrainConfig, Workplace
 from shallowvit.recovery.augmenting import augment_frames, check_augment, flip_inputs
 from shallowvit.recovery.items import read_train_items
@@ -22,7 +23,7 @@ from shallowvit.recovery.lora import low_rank
 from shallowvit.recovery.objectives import Batch
 from shallowvit.recovery.supervised import Supervised, _mixed, _mixup, finetune_pruned, stochastic_depth
 
-from .small_models import stacked
+from .small_models import Block, Stacked, loaded, stacked
 
 SHORT = TrainConfig(epochs=1, batch=8, learning_rate=1e-3)
 
@@ -126,7 +127,7 @@ def test_stochastic_depth_of_lists_of_parts_is_told():
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixed_clips_are_mixed_alike_in_all_frames(kind):
     inputs = torch.stack([torch.full((4, 3, 16, 16), float(item)) for item in range(8)])
-    mixup = _mixup(TrainConfig(label_smoothing=0.0, batch=8, **{kind: 1.0}), 8)
+    mixup = _mixup(TrainConfig(label_smoothing=0.0, batch=8, **{kind: 1.0}), 8, "NTCHW")
     torch.manual_seed(1)
     mixed, soft = _mixed(mixup, inputs.clone(), torch.arange(8))
     assert mixed.shape == inputs.shape
@@ -146,6 +147,27 @@ def test_supervised_mixes_in_training_alone(own_video):
     assert torch.equal(objective(Batch(inputs, targets))["loss"], plain)
     torch.manual_seed(0)
     assert not torch.equal(objective.train()(Batch(inputs, targets))["loss"], plain)
+
+
+def test_cutmix_of_what_is_no_image_is_told():
+    with pytest.raises(ShallowvitError, match=r"--cutmix 1 cuts boxes out of images, the input's layout is NDD; give 0"):
+        _mixup(TrainConfig(cutmix=1.0), 5, "NDD")
+
+
+class _Pooled(Stacked):
+    def forward(self, x):
+        return super().forward(x).mean(1)
+
+
+def test_finetune_of_ones_own_classifier_compares_its_output_as_logits(tmp_path):
+    teacher = loaded(_Pooled(nn.ModuleList(Block() for _ in range(3))))
+    teacher.module.head.weight.data.mul_(1e-6)  # logits of no variance, whose squared error over it is huge
+    teacher = replace(teacher, sha256=hash_state(teacher.module))
+    pruned = prune(teacher, plan(teacher, config=PlanConfig(remove="2")))
+    path = tmp_path / "items.npz"
+    np.savez(path, inputs=np.random.default_rng(0).normal(size=(20, 5, 8)).astype(np.float32), labels=np.arange(20) % 3)
+    done = _finetune(teacher, pruned, str(path), replace(SHORT, teacher_weight=1.0, hidden_weight=0.0))
+    assert 0 <= done.epochs[0].parts["output"] < 0.1
 
 
 def test_mixup_of_an_odd_batch_is_told(video_model, own_video, clips):

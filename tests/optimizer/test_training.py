@@ -171,7 +171,7 @@ def test_train_another_runs_checkpoint_is_refused(video_model, pruned_video, cli
 
 def test_train_a_checkpoint_that_is_none_is_told(video_model, pruned_video, clips, tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"no checkpoint")
-    with pytest.raises(ShallowvitError, match=r"can't be read as a checkpoint \(.*\); remove it"):
+    with pytest.raises(ShallowvitError, match=r"can't be read as a checkpoint \(it is damaged or holds other things\); remove"):
         _finetune(video_model, pruned_video, clips, PLAIN, tmp_path)
 
 
@@ -207,6 +207,17 @@ def test_train_what_this_machine_or_timm_lacks_is_told(video_model, pruned_video
     if not torch.cuda.is_available():
         with pytest.raises(ShallowvitError, match="fp16 trains on a GPU alone, and there is none; give bf16 or fp32"):
             _finetune(video_model, pruned_video, clips, replace(PLAIN, precision="fp16"))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "told"),
+    [("bnbadam", r"can't run here \(.*\); give one such as adamw"), ("adahessian", "needs the gradients' own gradients")],
+)
+def test_train_optimizer_that_cannot_run_here_is_told(optimizer, told, video_model, pruned_video, clips):
+    if optimizer == "bnbadam" and torch.cuda.is_available():
+        pytest.skip("it may run on a GPU")
+    with pytest.raises(ShallowvitError, match=told):
+        _finetune(video_model, pruned_video, clips, replace(PLAIN, optimizer=optimizer))
 
 
 def test_train_two_processes_give_one_model(pruned_video, clips, tmp_path):
@@ -265,3 +276,29 @@ def test_schedule_rises_from_more_than_none_and_falls_to_more_than_none():
     assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert 0 < rates[-1] < 0.01
+
+
+def test_train_weights_that_a_finite_loss_broke_keep_the_good_checkpoint(video_model, pruned_video, clips, tmp_path):
+    own = replace(pruned_video, model=replace(pruned_video.model, module=copy.deepcopy(pruned_video.model.module)))
+
+    def break_behind_step_3(done, _all, _line):
+        if done == 3:
+            own.model.module.classifier.weight.data[0, 0] = float("inf")
+
+    config = RecoverConfig(str(clips), "finetune", training=replace(PLAIN, checkpoint_steps=1))
+    told = r"classifier.weight is no longer finite in step 3 of epoch 1; the checkpoint of step 2 stays in .*Lower"
+    with pytest.raises(ShallowvitError, match=told):
+        finetune_pruned(video_model, own, config, Workplace(tmp_path, break_behind_step_3))
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 2
+
+
+def test_train_disk_that_the_logs_fill_is_told(video_model, pruned_video, clips, tmp_path, monkeypatch):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*_given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    monkeypatch.setattr(SummaryWriter, "close", full)
+    with pytest.raises(ShallowvitError, match="no space left for"):
+        _finetune(video_model, pruned_video, clips, PLAIN, tmp_path)

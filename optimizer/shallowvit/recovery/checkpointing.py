@@ -52,7 +52,9 @@ def read_checkpoint(stage: str, path: Path, device: torch.device) -> dict[str, A
         state = torch.load(path, weights_only=True, map_location=device)
         state["run"]
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as err:
-        first = str(err).strip().partition("\n")[0]
+        # what torch says of a pickle it doesn't trust is how to run it all the same
+        first = "it is damaged or holds other things" if isinstance(err, pickle.UnpicklingError) else str(err).strip()
+        first = first.partition("\n")[0] or "it ends too early"
         raise ShallowvitError(f"{stage}: {path} can't be read as a checkpoint ({first}); remove it") from err
     return dict(state)
 

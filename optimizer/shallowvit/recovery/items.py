@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..models import InputSpec, LoadedModel
     from .settings import RecoverConfig
 
-__all__ = ["TrainItems", "read_train_items"]
+__all__ = ["TrainItems", "check_classes", "read_train_items"]
 
 _DRAWN_FROM = 4  # clips of demo to draw from for each that is wanted, since all of them take seconds to make
 
@@ -137,6 +137,20 @@ def read_train_items(model: LoadedModel, config: RecoverConfig, *, labelled: boo
     if config.validation is not None:
         _check_apart(items, held_out)
     return items, held_out
+
+
+def check_classes(items: TrainItems, classes: int, model: LoadedModel, stage: str) -> None:
+    """Refuse labels that the model has no class of.
+
+    Raises:
+        ShallowvitError: names the first.
+    """
+    wrong = [label for label in items.labels.unique().tolist() if not 0 <= label < classes]
+    if wrong:
+        raise ShallowvitError(
+            f"{stage}: {items.name} has the label {wrong[0]}, {model.origin.spec} has classes 0 to {classes - 1}; give "
+            "labels of its classes"
+        )
 
 
 def _open(model: LoadedModel, data: str, labelled: bool, enough: int | None = None) -> Dataset:

@@ -47,14 +47,22 @@ def optimizer_from_groups(groups: list[dict[str, Any]], config: TrainConfig) -> 
     """Return timm's optimiser of that name.
 
     Raises:
-        ShallowvitError: timm has none of that name.
+        ShallowvitError: timm has none of that name, or it can't run here.
     """
     from timm.optim import create_optimizer_v2, list_optimizers
 
     known = list_optimizers()
     if config.optimizer not in known:
         raise ShallowvitError(f"recover: timm has no optimizer {config.optimizer!r}; choose from {', '.join(known)}")
-    created: torch.optim.Optimizer = create_optimizer_v2(groups, opt=config.optimizer, lr=config.learning_rate)
+    try:
+        created: torch.optim.Optimizer = create_optimizer_v2(groups, opt=config.optimizer, lr=config.learning_rate)
+    except (AssertionError, ImportError) as err:  # what timm asserts is a GPU, or a package that the optimiser comes from
+        raise ShallowvitError(f"recover: {config.optimizer!r} can't run here ({err}); give one such as adamw") from err
+    if getattr(created, "is_second_order", False):
+        raise ShallowvitError(
+            f"recover: optimizer {config.optimizer!r} needs the gradients' own gradients, which this training doesn't compute; "
+            "give one such as adamw"
+        )
     return created
 
 

@@ -155,6 +155,8 @@ class RecoverConfig:
             raise ShallowvitError(
                 f"recover: {self.samples} items in batches of {self.batch}; give 2 items or more in batches of 1 up"
             )
+        if self.seed < 0:
+            raise ShallowvitError(f"recover: seed {self.seed}; give 0 or more")
         if self.items is not None and self.items < 2:
             raise ShallowvitError(f"recover: items {self.items} is too few to train on; give at least 2")
 

@@ -14,7 +14,7 @@ import torch
 from ..errors import ShallowvitError
 from .augmenting import seeded_globals
 from .distillation import forward_of, output_of, teaching
-from .items import read_train_items
+from .items import check_classes, read_train_items
 from .lora import low_rank
 from .objectives import Batch, Objective
 from .training import require_packages, train
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
     from ..pruning import PrunedModel
     from .distillation import Teaching
-    from .items import TrainItems
     from .records import Training, Workplace
     from .settings import RecoverConfig, TrainConfig
 
@@ -47,7 +46,7 @@ class Supervised(Objective):
         super().__init__()
         self.student = model.module
         self._model, self._config, self._taught = model, config, taught
-        self._mixup = _mixup(config, classes)
+        self._mixup = _mixup(config, classes, model.input_spec.layout)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return ``loss`` with ``labels`` and the teacher's parts."""
@@ -78,12 +77,14 @@ def finetune_pruned(teacher: LoadedModel, pruned: PrunedModel, config: RecoverCo
     items, held_out = read_train_items(model, config, labelled=True)
     classes = _classes(model)
     for some in (items, held_out):
-        _check_labels(some, classes, model)
+        check_classes(some, classes, model, "finetune")
     with ExitStack() as around:
         around.enter_context(low_rank(model, training.lora_rank, config.seed))
         around.enter_context(stochastic_depth(model, training.drop_path))
         # last, so that its hooks see the states that stochastic depth hands on
         taught = around.enter_context(teaching(teacher, pruned, training)) if training.teacher_weight else None
+        if taught is not None:
+            taught.classifies = True  # labels are learnt from logits, by whatever name the model gives them
         objective = Supervised(model, classes, training, taught)
         validate = validation_of(objective, held_out, config, objective.answer)
         return train(objective, items, config, "finetune", place, validate, model)
@@ -141,21 +142,16 @@ def _classes(model: LoadedModel) -> int:
     return logits.shape[1]
 
 
-def _check_labels(items: TrainItems, classes: int, model: LoadedModel) -> None:
-    wrong = [label for label in items.labels.unique().tolist() if not 0 <= label < classes]
-    if wrong:
-        raise ShallowvitError(
-            f"finetune: {items.name} has the label {wrong[0]}, {model.origin.spec} has classes 0 to {classes - 1}; give "
-            "labels of its classes"
-        )
-
-
-def _mixup(config: TrainConfig, classes: int) -> Any:
+def _mixup(config: TrainConfig, classes: int, layout: str) -> Any:
     """The mixing by timm of a batch with its reverse, or None."""
     if not (config.mixup or config.cutmix):
         return None
     if config.batch % 2:
         raise ShallowvitError(f"finetune: --mixup and --cutmix mix pairs, --batch is {config.batch}; give an even one")
+    if config.cutmix and not layout.endswith("HW"):
+        raise ShallowvitError(
+            f"finetune: --cutmix {config.cutmix:g} cuts boxes out of images, the input's layout is {layout}; give 0"
+        )
     from timm.data import Mixup
 
     return Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)

@@ -7,6 +7,7 @@ step of the optimiser sees ``batch`` x ``accumulate`` x processes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import asdict
 from importlib import import_module
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import MissingDependencyError, ShallowvitError
+from ..files import disk_sentences
 from ..models.weights import hash_state
 from .checkpointing import check_same_run, read_checkpoint, save_atomically
 from .objectives import Batch
@@ -173,28 +175,19 @@ class _Run:
                 whole = self._step % self._steps_an_epoch == 0
                 if not whole and self._training.checkpoint_steps and self._step % self._training.checkpoint_steps == 0:
                     self._seconds = monotonic() - started
+                    self._check_weights()
                     self._save()
         self._finish_epoch(validate, started)
 
     def _forward_backward(self, batch: Batch, micro: int) -> None:
         """One batch of a step; the optimiser moves behind the step's last."""
         accelerator, device = self._accelerator, self._accelerator.device
-        rate = self._training.learning_rate
         self._schedule.step_update(self._step)
         with accelerator.accumulate(self._wrapped), seeded(device, self._config.seed, micro, accelerator.process_index):
             losses = self._wrapped(moved(batch, device))
             found = {name: float(value) for name, value in self._mean(losses).items()}
             if not math.isfinite(found["loss"]):
-                kept = (
-                    f"the checkpoint of step {self._saved_step} stays in {self._checkpoint}"
-                    if self._saved_step
-                    else ("no checkpoint was kept")
-                )
-                raise ShallowvitError(
-                    f"{self._method}: the loss is {found['loss']} in step {self._step % self._steps_an_epoch + 1} of epoch "
-                    f"{len(self._epochs) + 1}; {kept}. Lower --learning-rate from {rate:g}"
-                    + (" or train in bf16 or fp32" if self._training.precision == "fp16" else "")
-                )
+                raise self._lost(f"the loss is {found['loss']}", self._step)
             accelerator.backward(losses["loss"])
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(self._objective.parameters(), self._training.clip_norm)
@@ -206,6 +199,20 @@ class _Run:
             self._weights.follow(self._step + 1)
             self._logs.write(self._step + 1, {f"train/{name}": value for name, value in found.items()})
 
+    def _lost(self, what: str, step: int) -> ShallowvitError:
+        """Say what isn't finite and in which step, counted from 0, and which checkpoint is good."""
+        kept = f"the checkpoint of step {self._saved_step} stays in {self._checkpoint}"
+        return ShallowvitError(
+            f"{self._method}: {what} in step {step % self._steps_an_epoch + 1} of epoch {len(self._epochs) + 1}; "
+            f"{kept if self._saved_step else 'no checkpoint was kept'}. Lower --learning-rate from "
+            f"{self._training.learning_rate:g}" + (" or train in bf16 or fp32" if self._training.precision == "fp16" else "")
+        )
+
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that a finite loss's gradient broke: they would take the good checkpoint's place."""
+        if broken := self._weights.broken():
+            raise self._lost(f"{broken} is no longer finite", self._step - 1)
+
     def _mean(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Over all processes, so that all of them stop at a loss that isn't finite."""
         detached = {name: value.detach().float() for name, value in losses.items()}
@@ -215,6 +222,7 @@ class _Run:
         return reduced
 
     def _finish_epoch(self, validate: Callable[[], float] | None, started: float) -> None:
+        self._check_weights()
         number = len(self._epochs)
         with self._weights.averaged():
             validation = None if validate is None else validate()
@@ -324,16 +332,20 @@ class _Logs:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as err:
                 raise MissingDependencyError("recover", "tensorboard", "recover") from err
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            with disk_sentences("recover", folder):
+                self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._folder = folder
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in figures.items():
-                self._writer.add_scalar(name, value, step)
+        if self._writer is not None and self._folder is not None:
+            with disk_sentences("recover", self._folder):
+                for name, value in figures.items():
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):  # the training's outcome is worth more than its last figures
+                self._writer.close()
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:

@@ -70,6 +70,13 @@ class TrainedWeights:
         finally:
             self.load(own)
 
+    def broken(self) -> str | None:
+        """Return the name of a trained weight that isn't finite, None where all are."""
+        for name, parameter in self._own.named_parameters():  # buffers may hold infinities, as masks do
+            if not bool(parameter.isfinite().all()):
+                return name.replace("/", ".")
+        return None
+
     def copy(self) -> _State:
         """Return a copy of the weights as they stand, on the CPU."""
         return _on_cpu(self._own)
