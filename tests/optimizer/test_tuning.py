@@ -13,6 +13,8 @@ import shallowvit
 from shallowvit import Budgets, TrainConfig, TuneConfig, tune
 from shallowvit.cli.main import main
 from shallowvit.errors import ShallowvitError
+from shallowvit.files import only_one
+from shallowvit.tuning import finals
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.errors import BenchError
 
@@ -234,6 +236,47 @@ def test_tune_with_rows_of_a_device_fits_them(again, source, make, tmp_path):
     whole = next(point for point in result.points if not point.removed)
     assert whole.latency_ms == pytest.approx(model.flops / 1e6) and whole.latency_source == "modelled"
     assert "modelled from the rows of" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"machine": "other"}, r"rows.jsonl has rows of .* by .*, other by .*; give those of one"),
+        ({"flops": 10**15}, r"rows.jsonl has a row of 1e\+15 FLOPs, hf:.* has .*; give rows of this model's depths"),
+        ({"precision": []}, r"rows.jsonl has a row that isn't bench's \(.*\); give rows it wrote"),
+    ],
+)
+def test_tune_with_rows_of_something_else_is_refused(second, message, again, source, make, tmp_path):
+    row = json.loads((again / "state" / "bench.jsonl").read_text().splitlines()[0])
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(row | second | {'id': 'second'})}\n")
+    with pytest.raises(ShallowvitError, match=message):
+        tune(source, make(_other_settings(again), latencies=path))
+
+
+def test_tune_beside_another_over_the_same_folder_is_refused(again, source, make):
+    with only_one(again / "state", "tune"), pytest.raises(ShallowvitError, match="another command works in"):
+        tune(source, make(again))
+
+
+def test_tune_whose_unpruned_model_was_not_measured_promises_no_drop(again, source, make, monkeypatch):
+    real = finals._bundle
+
+    def all_but_whole(subject, tried, *others):
+        if not tried.candidate.removed:
+            raise ShallowvitError("export: no")
+        return real(subject, tried, *others)
+
+    monkeypatch.setattr(finals, "_bundle", all_but_whole)
+    result = tune(source, make(_other_settings(again), Budgets(max_drop=0.9)))
+    assert result.recommended is None
+    assert "an unpruned model that was not measured against --max-drop 90 points" in result.reason
+
+
+def test_tune_judges_a_drop_by_the_most_exact_precision(again, source, make):
+    result = tune(source, make(_other_settings(again), Budgets(max_drop=0.9), precisions=("fp16", "fp32")))
+    assert result.points[0].name == "whole-fp32-b1"
+    assert result.whole_top1 == result.points[0].top1
 
 
 def test_tune_on_a_device_that_is_not_there_keeps_what_it_has(source, make, tmp_path):

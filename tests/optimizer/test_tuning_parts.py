@@ -71,6 +71,13 @@ def test_budgets_missed_says_by_how_much():
     assert [one.share for one in missed] == pytest.approx([0.2, 0.09 / 0.89])
 
 
+def test_budgets_missed_by_nothing_but_rounding_is_met():
+    budgets = Budgets(max_drop=0.05)
+    assert 0.547 - 0.05 > 0.497  # in floating point
+    assert budgets.missed(0.547, top1=0.497) == ()
+    assert len(budgets.missed(0.547, top1=0.4965)) == 1
+
+
 def test_budgets_missed_takes_what_is_not_measured_as_missed():
     (missed,) = Budgets(max_energy_mj=5.0).missed(None, latency_ms=1.0)
     assert (missed.found, missed.share) == ("not measured", 1.0)
@@ -91,6 +98,7 @@ def test_budgets_missed_takes_what_is_not_measured_as_missed():
         ({"batches": (0,)}, "--batch 0: give numbers from 1 up"),
         ({"depths": (0, 3)}, "--depths 0,3: give numbers from 1 up"),
         ({"keep_tokens": (1.0, 0.0)}, "--keep-tokens 1,0: give shares above 0, 1 for all"),
+        ({"seed": -1}, "--seed -1; give 0 or more"),
         ({"trials": 0}, "--trials 0 is too few; give at least 1"),
         ({"jobs": 0}, "--jobs 0 is too few"),
         ({"method": "finetune"}, "--method finetune has no closed form, .* write projection,finetune"),

@@ -19,6 +19,7 @@ _UNITS = {  # option -> unit -> its size in the unit of the field
     "--max-energy": {"mJ": 1.0, "uJ": 1e-3, "J": 1e3},
     "--max-size": {"MB": 1e6, "kB": 1e3, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3},
 }
+_ROUNDING = 1e-9  # of a difference of shares: exactly a point less is no more than a point
 _NUMBER = r"(\d+\.?\d*|\.\d+)(?:[eE]([-+]?\d+))?"
 
 
@@ -95,7 +96,7 @@ class Budgets:
             _above("--max-size", size_bytes, self.max_size_bytes, lambda value: f"{value / 1e6:.3g} MB"),
         ]
         floor = None if whole_top1 is None else self.floor(whole_top1)
-        if floor is not None and (top1 is None or top1 < floor):
+        if floor is not None and (top1 is None or top1 < floor - _ROUNDING):
             option = "--max-drop" if self.max_drop is not None else "--min-accuracy"
             share = 1.0 if top1 is None else (floor - top1) / max(floor, 1e-9)
             found.append(Missed(option, f"{floor:.1%}", "not measured" if top1 is None else f"{top1:.1%}", share))

@@ -14,10 +14,10 @@ from ..recovery.settings import CLOSED_FORM, TrainConfig, methods_from_text
 from ..scoring.criteria import CRITERIA, check_criterion
 from .budgets import Budgets
 
-__all__ = ["SELECTS", "TuneConfig"]
+__all__ = ["PRECISIONS", "SELECTS", "TuneConfig"]
 
 SELECTS = ("prefix", "interval", "gaps")
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 _LEFT_OUT = ("oracle", "auto")  # the first trains a model a block, the second is one of the others
 
 
@@ -116,7 +116,7 @@ class TuneConfig:
                 raise ShallowvitError(f"tune: --criteria {name} isn't a ranking to try; choose from {able}")
         for option, given, known in (
             ("--select", self.selects, SELECTS),
-            ("--precision", self.precisions, _PRECISIONS),
+            ("--precision", self.precisions, PRECISIONS),
         ):
             for name in given:
                 if name not in known:
@@ -146,6 +146,8 @@ class TuneConfig:
             raise ShallowvitError(
                 f"tune: --keep-tokens {','.join(f'{share:g}' for share in self.keep_tokens)}: give shares above 0, 1 for all"
             )
+        if self.seed < 0:
+            raise ShallowvitError(f"tune: --seed {self.seed}; give 0 or more")
         if not self.measure_seconds > 0:
             raise ShallowvitError(f"tune: --measure-seconds {self.measure_seconds:g} times nothing; give more than 0")
 

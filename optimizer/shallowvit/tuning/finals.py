@@ -17,7 +17,9 @@ from shallowvit_bench.errors import BenchError
 from ..errors import ShallowvitError
 from ..models.weights import hash_state
 from ..workers.cells import hash_of, write_whole
+from .budgets import Missed
 from .candidates import fewer_tokens, shallow
+from .config import PRECISIONS
 from .measuring import Measured, accuracy_here, measured_from_file
 from .records import MEASURED, MODELLED, TunePoint
 from .searching import Tried, task_of
@@ -56,7 +58,8 @@ def measure_finals(subject: Subject, finalists: Sequence[Tried], costs: Costs, m
     failed: list[TunePoint] = []
     whole_top1: float | None = None
     for tried in finalists:
-        for precision in dict.fromkeys(name for name, _ in costs.latency):
+        # the most exact first, whatever the order they were named in: a drop is from the first answer of the unpruned model
+        for precision in sorted({name for name, _ in costs.latency}, key=PRECISIONS.index):
             fits = any(_fits(config, costs.of(tried.candidate, precision, batch)) for batch in config.batches)
             reference = not tried.candidate.removed and tried.candidate.keep_tokens == 1 and whole_top1 is None
             if not fits and not reference:
@@ -132,6 +135,8 @@ def _point(
     energy = measured.energy_mj if own else (cost.energy_mj if cost else None)
     figures: dict[str, Any] = {"latency_ms": latency, "size_bytes": float(measured.size_bytes), "energy_mj": energy}
     missed = config.budgets.missed(whole_top1 if whole_top1 is not None else 0.0, top1=measured.top1, **figures)
+    if whole_top1 is None and (drop := config.budgets.max_drop) is not None:  # a drop from what isn't known can't be promised
+        missed = (*missed, Missed("--max-drop", f"{100 * drop:.3g} points", "an unpruned model that was not measured", 1.0))
     return replace(
         point_of(config, tried, precision, measured.batch, None),
         bundle=f"{tried.candidate.name}-{precision}",

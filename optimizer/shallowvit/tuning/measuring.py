@@ -207,7 +207,8 @@ def read_costs(subject: Subject, candidates: Iterable[Candidate], meter: Meter, 
                     "on from there"
                 ) from err
             missing.append(f"{precision}: {err}" + (f"; modelled from {depths} depths" if depths > 1 else ""))
-    costs = _lines(rows, _source(meter, rows), tuple(missing), _from_rows(config.latencies) if config.latencies else None)
+    given = _from_rows(config.latencies, subject) if config.latencies else None
+    costs = _lines(rows, _source(meter, rows), tuple(missing), given)
     if not costs.latency:
         raise ShallowvitError(f"tune: no precision can be measured: {'; '.join(costs.missing) or 'no row fits'}")
     return costs
@@ -294,11 +295,30 @@ def _split(pairs: list[tuple[float, float]]) -> dict[bool, list[tuple[float, flo
     return {False: [pair for n, pair in enumerate(ordered) if n not in checked], True: [ordered[n] for n in checked]}
 
 
-def _from_rows(path: Path) -> dict[tuple[str, int], list[tuple[float, float]]]:
+def _from_rows(path: Path, subject: Subject) -> dict[tuple[str, int], list[tuple[float, float]]]:
+    """The latencies in a file, which are of one device and of depths of this model alone: a line runs through no others.
+
+    Raises:
+        ShallowvitError: it can't be read, or they are of several, or of a larger model.
+    """
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for row in read_rows(path):
-        if row.get("status") == "ok" and row.get("p50_ms") and not row.get("scenario"):
-            found.setdefault((row["precision"], row["batch"]), []).append((float(row["flops"]), float(row["p50_ms"])))
+    wheres: dict[str, None] = {}
+    try:
+        for row in read_rows(path):
+            if row.get("status") == "ok" and row.get("p50_ms") and not row.get("scenario"):
+                found.setdefault((row["precision"], row["batch"]), []).append((float(row["flops"]), float(row["p50_ms"])))
+                where = row.get("machine") or row["conditions"].get("device") or "this machine"
+                wheres[f"{where} by {row.get('provider')}"] = None
+    except (LookupError, TypeError, ValueError, AttributeError) as err:
+        raise ShallowvitError(f"tune: --latencies {path} has a row that isn't bench's ({err!r}); give rows it wrote") from err
+    if len(wheres) > 1:
+        raise ShallowvitError(f"tune: --latencies {path} has rows of {', '.join(wheres)}; give those of one")
+    largest = max((flops for pairs in found.values() for flops, _ in pairs), default=0.0)
+    if largest > subject.model.flops:
+        raise ShallowvitError(
+            f"tune: --latencies {path} has a row of {largest:.3g} FLOPs, {subject.model.origin.spec} has "
+            f"{subject.model.flops:.3g}; give rows of this model's depths"
+        )
     return found
 
 

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import ShallowvitError
 from ..exporting.frames import FramesToInput
+from ..files import only_one
 from ..scoring import Calibration
 from .candidates import Candidate, read_space
 from .finals import measure_finals, point_of, publish
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .config import TuneConfig
     from .finals import Finals
     from .measuring import Costs
+    from .place import Place
     from .subject import Subject
 
 __all__ = ["tune"]
@@ -52,9 +54,14 @@ def tune(source: str, config: TuneConfig, watch: Callable[[Progress], None] | No
         ShallowvitError: the data doesn't fit, the device can't be reached, no candidate can meet the latency, size or energy,
             or the folder holds another search.
     """
-    started = time.monotonic()
     watch = watch or (lambda _: None)
-    meter_place = open_place(config.out)
+    place = open_place(config.out)
+    with only_one(place.state, "tune"):
+        return _tune(source, config, watch, place)
+
+
+def _tune(source: str, config: TuneConfig, watch: Callable[[Progress], None], meter_place: Place) -> TuneResult:
+    started = time.monotonic()
     meter = Meter(config, meter_place, watch)  # an unknown target is told before anything is loaded
     watch(Progress("reading model and data"))
     subject = read_subject(source, config)
