@@ -14,6 +14,7 @@ from shallowvit.recovery.distillation import Teaching, distill_pruned, forward_o
 from shallowvit.recovery.records import Workplace
 from shallowvit.recovery.settings import TrainConfig
 from shallowvit.recovery.states import Watch, normalised_error, state_loss, state_pairs
+from shallowvit.tokens import TokenConfig, reduce_tokens
 
 from .small_models import Block, loaded, stacked
 
@@ -247,3 +248,22 @@ def test_distill_of_a_model_of_features_compares_the_features(clips, video_folde
     pruned = pruned_of(features, "2")
     (training,) = shallowvit.recover(features, pruned, training_config(clips)).steps
     assert training.epochs[-1].loss < training.epochs[0].loss
+
+
+def test_teaching_compares_states_behind_reduced_tokens_where_they_stayed(video_model):
+    whole = shallowvit.prune(video_model, shallowvit.plan(video_model))
+    reduced = reduce_tokens(whole, TokenConfig("0:0.75,1:0.5"))
+    inputs = normal(3, *video_model.input_spec.shape)
+    watch = Watch(reduced.model.module, ["videomae.encoder.layer.0", "videomae.encoder.layer.1"])
+    with teaching(video_model, reduced, TRAINING) as taught, torch.no_grad():
+        output = answer_of(reduced.model, inputs)
+        states = watch.take()
+        _, aims = taught.answers(inputs)
+        kept = taught._at_kept_tokens(aims)
+        answer_of(reduced.model, inputs)
+        losses = taught.losses(inputs, output)
+    watch.close()
+    first, second = (kept[path] for path in states)
+    assert torch.allclose(first, states["videomae.encoder.layer.0"], atol=1e-6)  # nothing differs before tokens are gone
+    assert second.shape == states["videomae.encoder.layer.1"].shape
+    assert 0 < losses["hidden"] < normalised_error(second.flip(1), states["videomae.encoder.layer.1"])

@@ -8,7 +8,7 @@ asked about the very inputs of the student, augmented and mixed, in the precisio
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ..errors import ShallowvitError
 from ..exporting.outputs import default_output, values_of
+from ..models.token_reducer import choices_of, take_tokens
 from .items import read_train_items
 from .objectives import Batch, Objective
 from .states import Watch, normalised_error, state_loss, state_pairs
@@ -37,8 +38,8 @@ __all__ = ["Teaching", "distill_pruned", "forward_of", "output_loss", "output_of
 class Teaching:
     """What the unpruned model teaches: the losses of a student's output and states on a batch.
 
-    Watches the student from when it is made until ``close``; ``teaching`` makes one for a ``with``. States whose shapes differ
-    from the teacher's, behind reduced tokens, aren't compared.
+    Watches the student from when it is made until ``close``; ``teaching`` makes one for a ``with``. Behind reduced tokens
+    a state is compared with the teacher's at the tokens that the student kept.
     """
 
     def __init__(self, teacher: LoadedModel, pruned: PrunedModel, config: TrainConfig) -> None:
@@ -47,6 +48,8 @@ class Teaching:
         self._pairs = state_pairs(pruned) if config.hidden_weight else ()
         self.classifies = default_output(pruned.model).source == "logits"
         self._student = Watch(pruned.model.module, [pair.student for pair in self._pairs])
+        self._held = ExitStack()
+        self._chosen = self._held.enter_context(choices_of(pruned.model.module))
 
     def losses(self, inputs: torch.Tensor, output: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ``output`` and ``hidden``, unweighted, of the student's last forward; a part of weight 0 is left out.
@@ -63,9 +66,19 @@ class Teaching:
         states, found = self._student.take(), {}
         if self._config.output_weight:
             found["output"] = output_loss(output, aim, self._config.temperature if self.classifies else None)
-        hidden = state_loss(states, aims, self._pairs)
+        hidden = state_loss(states, self._at_kept_tokens(aims), self._pairs)
         if hidden is not None:
             found["hidden"] = hidden
+        return found
+
+    def _at_kept_tokens(self, aims: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The teacher's states where the student kept tokens in its last forward."""
+        found = dict(aims)
+        for pair in self._pairs:
+            behind = [block for block in self._chosen if block <= pair.block]
+            if behind:
+                found[pair.teacher] = take_tokens(aims[pair.teacher], self._chosen[max(behind)])
+        self._chosen.clear()
         return found
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -91,6 +104,7 @@ class Teaching:
     def close(self) -> None:
         """Stop watching the student."""
         self._student.close()
+        self._held.close()
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def normalised_error(answer: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:
 def state_loss(
     student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor], pairs: Iterable[StatePair]
 ) -> torch.Tensor | None:
-    """Return the mean over pairs of ``normalised_error``; pairs of other shapes, behind reduced tokens, are left out.
+    """Return the mean over pairs of ``normalised_error``; pairs of other shapes are left out.
 
     None where no pair is left.
     """
