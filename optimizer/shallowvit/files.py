@@ -94,6 +94,8 @@ def disk_sentences(stage: str, out: Path) -> Iterator[None]:
 def only_one(folder: Path, stage: str) -> Iterator[None]:
     """Make the folder, and have no other process work in it within the block; a kill lets go of it, too.
 
+    What a killed process had half written beside a file in it is removed.
+
     Raises:
         ShallowvitError: another process does, or the folder can't be made.
     """
@@ -104,6 +106,10 @@ def only_one(folder: Path, stage: str) -> Iterator[None]:
     with file:
         if not _locked(file, path):
             raise ShallowvitError(f"{stage}: another command works in {folder}; wait until it ends or choose another --out")
+        for half in folder.rglob(".*.partial"):
+            if half.is_file() and half.suffixes[-2:-1] and half.suffixes[-2][1:].isdecimal():
+                with suppress(OSError):
+                    half.unlink()
         try:
             yield
         finally:

@@ -197,6 +197,13 @@ def test_only_one_keeps_another_out_until_it_ends_and_leaves_nothing(tmp_path):
     assert _names(tmp_path) == ["work"]
 
 
+def test_only_one_removes_what_a_killed_process_had_half_written(tmp_path):
+    for name in (".checkpoint.pt.4711.partial", "checkpoint.pt", ".mine.partial"):
+        (tmp_path / name).touch()
+    with only_one(tmp_path, "recover"):
+        assert _names(tmp_path) == [".lock", ".mine.partial", "checkpoint.pt"]
+
+
 def test_only_one_in_a_folder_that_goes_away_is_left_alone(tmp_path):
     with only_one(tmp_path / "work", "recover"):
         (tmp_path / "work" / ".lock").unlink()
