@@ -15,6 +15,7 @@ from shallowvit.cli.main import main
 from shallowvit.errors import ShallowvitError
 from shallowvit.files import only_one
 from shallowvit.tuning import finals
+from shallowvit.tuning.report import plot_front
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.errors import BenchError
 
@@ -216,6 +217,8 @@ def test_tune_for_a_target_models_latency_and_ships_its_recipe(source, make, tmp
     point = result.point(result.recommended)
     assert point.latency_source == "modelled" and "roofline of t4" in result.reason
     assert (tmp_path / "out" / "front" / point.bundle / "recipe" / "recipe.json").is_file()
+    (axes,) = plot_front(result).axes
+    assert "the bundles: top-1 measured, latency modelled" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_tune_for_a_target_without_known_rates_says_what_is_missing(source, make, tmp_path):
@@ -296,6 +299,10 @@ def test_tune_on_a_device_that_is_not_there_keeps_what_it_has(source, make, tmp_
         ({"depths": (5,)}, "--depths 5, but hf:.* has 4 blocks; give 1 to 4"),
         ({"holdout": 59}, "holds 60 items, and 59 of them judge candidates; give at least 61, or lower --holdout"),
         ({"target": "orin"}, "no target 'orin' among the"),
+        (
+            {"method": "projection,finetune", "training": TrainConfig(batch=64)},
+            r"tune: 32 items of .* are left to train on behind --holdout 24 .*, a step takes 64; give more items, lower",
+        ),
     ],
 )
 def test_tune_refuses_what_does_not_fit(source, make, tmp_path, settings, message):

@@ -97,7 +97,7 @@ def plot_front(result: TuneResult) -> Figure:
         [100 * (point.top1 or 0) for point in measured],
         s=30,
         color=_BLUE,
-        label="measured: the bundles",
+        label=_label(measured),
     )
     front = sorted((point for point in measured if point.name in result.front), key=lambda point: point.item_ms)
     axes.plot([point.item_ms for point in front], [100 * (point.top1 or 0) for point in front], color=_BLUE, linewidth=1)
@@ -111,8 +111,16 @@ def plot_front(result: TuneResult) -> Figure:
     axes.set_ylabel("top-1, %")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="best", fontsize=8)
     return figure
+
+
+def _label(points: Sequence[TunePoint]) -> str:
+    """What the filled points are: their accuracy was measured, their latency not always."""
+    modelled = sum(point.latency_source == MODELLED for point in points)
+    if not modelled:
+        return "measured: the bundles"
+    return "the bundles: top-1 measured, latency " + (MODELLED if modelled == len(points) else f"of {modelled} {MODELLED}")
 
 
 def _draw_budgets(axes: Any, result: TuneResult) -> None:

@@ -85,6 +85,7 @@ def read_subject(source: str, config: TuneConfig) -> Subject:
             f"tune: {config.train} holds {len(drawn)} items, and {config.holdout} of them judge candidates; give at least "
             f"{config.holdout + 2}, or lower --holdout"
         )
+    _check_step(config, len(drawn) - config.holdout)
     # as many of a small set come in its own order
     order = np.random.default_rng([config.seed, len(drawn)]).permutation(len(drawn))
     heldout, train = (_part(drawn, np.sort(chosen)) for chosen in (order[: config.holdout], order[config.holdout :]))
@@ -98,6 +99,17 @@ def read_subject(source: str, config: TuneConfig) -> Subject:
         data_sha256=data.sha256,
         warnings=warnings,
     )
+
+
+def _check_step(config: TuneConfig, count: int) -> None:
+    """Refuse items that don't fill a step of a training, which would fail for every candidate when all are repaired."""
+    training = config.training
+    left, step = count - round(training.validation_share * count), training.batch * training.accumulate
+    if config.rungs and left < step:
+        raise ShallowvitError(
+            f"tune: {left} items of {config.train} are left to train on behind --holdout {config.holdout} and what judges "
+            f"epochs, a step takes {step}; give more items, lower --holdout, or train nothing: --method {config.closed_form}"
+        )
 
 
 def _part(items: Items, chosen: np.ndarray) -> Items:
