@@ -13,13 +13,13 @@ _COLUMNS = (  # head, part, scorer
     ("mean", "zero-shot", "mean"),
     ("norm", "zero-shot", "norm"),
     ("even", "zero-shot", "even"),
-    ("mean, finetuned", "finetune", "mean"),
-    ("learned, finetuned", "finetune", "learned"),
+    ("mean, distilled", "distill", "mean"),
+    ("learned, distilled", "distill", "learned"),
 )
 
 
 def tokens_table(results: Path = _RESULTS) -> str:
-    """Return top-1 by scorer before and behind a finetuning, with the work and the latency, a line a model and share."""
+    """Return top-1 by scorer before and behind a distillation, with the work and the latency, a line a model and share."""
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     if not rows:
         return "Not measured yet.\n"
@@ -34,11 +34,11 @@ def tokens_table(results: Path = _RESULTS) -> str:
         timed = found.get(("latency", removed, share, "mean"))
         latency = f"{timed['p50_ms']:.2f}" if timed and timed["p50_ms"] else ""
         lines.append([f"{removed} of 12", str(own["tokens"]), f"{own['flops'] / 1e6:.1f}", *cells, latency])
-    trained = next((row for row in reversed(rows) if row["part"] == "finetune"), None)
+    trained = next((row for row in reversed(rows) if row["part"] == "distill"), None)
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     text += f"\nTop-1 on {rows[-1]['items']:,} test clips"
     if trained:
-        text += f"; finetuned for {trained['epochs']} epochs of {trained['train_items']:,} clips, one seed"
+        text += f"; distilled for {trained['epochs']} epochs of {trained['train_items']:,} clips, one seed"
     device, packages = rows[-1]["conditions"]["device"], rows[-1]["conditions"]["packages"]
     return f"{text}; latency of a clip in onnxruntime, one thread, all in turn. Taken on {device}, torch {packages['torch']}.\n"
 
