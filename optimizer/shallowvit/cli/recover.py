@@ -135,8 +135,8 @@ def recover(
     _check_places(path, out, config, force)
     from ..pruning import save_pruned
     from ..recovery.records import Training, Workplace
-    from ..recovery.resuming import recover_or_go_on
     from ..recovery.stage import pruned_from_folder
+    from ..recovery.stage import recover as recover_pruned
     from . import printing
 
     quiet = quiet or not _first_process()
@@ -144,7 +144,7 @@ def recover(
     with printing.progress(f"loading {path} and the model it came from", quiet):
         whole, pruned = pruned_from_folder(path, teacher)
     with _bar(quiet) as watch:
-        recovered = recover_or_go_on(whole, pruned, config, Workplace(folder, watch))
+        recovered = recover_pruned(whole, pruned, config, Workplace(folder, watch))
     if not _first_process():
         return
     with printing.progress(f"saving {out}", quiet):

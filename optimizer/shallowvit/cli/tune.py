@@ -67,9 +67,7 @@ def tune(
         TuneConfig.selects
     ),
     keep_tokens: Annotated[str, typer.Option(metavar="SHARES", help="Shares of tokens to keep, 1 for all.")] = "1",
-    trials: Annotated[
-        int, typer.Option(help="Candidates at most; a smaller space is tried whole.")
-    ] = TuneConfig.trials,
+    trials: Annotated[int, typer.Option(help="Candidates at most; a smaller space is tried whole.")] = TuneConfig.trials,
     method: Annotated[str, typer.Option(help="Of the recovery, as of recover; a closed form first.")] = TuneConfig.method,
     epochs: Annotated[int, typer.Option(help="Of the last rung of trainings.")] = _TRAINING.epochs,
     learning_rate: Annotated[float, typer.Option(help="Of trainings, at its peak.")] = _TRAINING.learning_rate,
@@ -85,9 +83,7 @@ def tune(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS|auto", help="Work on this Ray cluster; auto starts one here.")
     ] = TuneConfig.ray,
-    measure_seconds: Annotated[
-        float, typer.Option(help="Timed seconds a bundle and batch.")
-    ] = TuneConfig.measure_seconds,
+    measure_seconds: Annotated[float, typer.Option(help="Timed seconds a bundle and batch.")] = TuneConfig.measure_seconds,
     arch: Arch = None,
     blocks: Blocks = None,
     json: Json = False,

@@ -1,4 +1,4 @@
-"""Recover in a folder that a killed run goes on in: its trainings' checkpoints, and what the closed form in front fitted.
+"""What a killed recovery goes on from beside its trainings' checkpoints: what the closed form in front of them fitted.
 
 A newcomer's trap: least squares on another number of threads rounds otherwise, so fitting again would give weights that the
 checkpoint isn't of; they are kept and read.
@@ -10,7 +10,7 @@ import copy
 import os
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,61 +18,52 @@ from ..files import only_one
 from ..models.weights import hash_state
 from .checkpointing import check_same_run, read_checkpoint, save_atomically
 from .closed_form import Repair, RepairedGap
-from .records import Recovered, line_of
-from .settings import CLOSED_FORM
-from .stage import recover
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from ..models import LoadedModel
     from ..pruning import PrunedModel
-    from .records import Workplace
     from .settings import RecoverConfig
 
-__all__ = ["recover_or_go_on"]
+__all__ = ["alone_in", "repaired_once"]
 
 
-def recover_or_go_on(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, place: Workplace) -> Recovered:
-    """Do what ``recover`` does, alone in the place's folder, and fit a closed form in front of trainings once.
+def alone_in(folder: Path | None) -> AbstractContextManager[None]:
+    """Let no other command work in a folder while the block runs; no folder is nobody's.
 
     Raises:
-        ShallowvitError: as ``recover``; another process works in the folder; or what was fitted there is of another run.
+        ShallowvitError: another process works there.
     """
-    closed, trained = ([one for one in config.methods if (one in CLOSED_FORM) is wanted] for wanted in (True, False))
-    if place.folder is None or not trained:
-        return recover(teacher, pruned, config, place)
-    with only_one(place.folder, "recover") if _writes() else nullcontext():
-        if not closed:
-            return recover(teacher, pruned, config, place)
-        first = _fitted(teacher, pruned, replace(config, method=closed[0].value), place.folder / "repaired.pt")
-        rest = recover(teacher, first.pruned, replace(config, method=",".join(trained)), place)
-    return Recovered(rest.pruned, (*first.steps, *rest.steps))
+    return only_one(folder, "recover") if folder is not None and _writes() else nullcontext()
 
 
-def _fitted(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, path: Path) -> Recovered:
-    """What an earlier run kept at the path, or what is fitted now and kept there."""
+def repaired_once(
+    folder: Path | None, pruned: PrunedModel, config: RecoverConfig, method: str, fit: Callable[[], Repair]
+) -> Repair:
+    """Return the repair that an earlier run kept in a folder, or what ``fit`` gives, and keep it there if there is one.
+
+    Raises:
+        ShallowvitError: what is kept there is of another run or damaged, or the disk is full.
+    """
+    if folder is None:
+        return fit()
+    path = folder / "repaired.pt"
     chosen = {"samples": config.samples, "batch": config.batch, "seed": config.seed, "data": config.data}
-    run = {"method": config.method, **chosen, "weights": hash_state(pruned.model.module)}
+    run = {"method": method, **chosen, "weights": hash_state(pruned.model.module)}
     if path.exists():
         state = read_checkpoint("recover", path, torch.device("cpu"))
         check_same_run("recover", path, state["run"], run)
-        return _read(pruned, config, state)
-    fitted = recover(teacher, pruned, config)
-    (step,) = fitted.steps
-    if _writes() and isinstance(step, Repair):
-        told = {"gaps": [asdict(gap) for gap in step.gaps], "inputs": step.inputs, "seconds": step.seconds}
-        save_atomically({"run": run, "weights": fitted.pruned.model.module.state_dict(), **told}, path, "recover")
-    return fitted
-
-
-def _read(pruned: PrunedModel, config: RecoverConfig, state: dict[str, Any]) -> Recovered:
-    module = copy.deepcopy(pruned.model.module)
-    module.load_state_dict(state["weights"])
-    repaired = replace(pruned, model=replace(pruned.model, module=module, sha256=hash_state(module)))
-    step = Repair(repaired, tuple(RepairedGap(**gap) for gap in state["gaps"]), state["inputs"], state["seconds"])
-    noted = replace(repaired, recovery=(*pruned.recovery, line_of(step, config.method, config)))
-    return Recovered(noted, (step,))
+        module = copy.deepcopy(pruned.model.module)
+        module.load_state_dict(state["weights"])
+        repaired = replace(pruned, model=replace(pruned.model, module=module, sha256=hash_state(module)))
+        return Repair(repaired, tuple(RepairedGap(**gap) for gap in state["gaps"]), state["inputs"], state["seconds"])
+    repair = fit()
+    if _writes():
+        told = {"gaps": [asdict(gap) for gap in repair.gaps], "inputs": repair.inputs, "seconds": repair.seconds}
+        save_atomically({"run": run, "weights": repair.pruned.model.module.state_dict(), **told}, path, "recover")
+    return repair
 
 
 def _writes() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from ..scoring.criteria import ScoreConfig
 from ..tokens.stage import with_reduction
 from .closed_form import RepairConfig, repair_gaps
 from .records import Recovered, Workplace, line_of
+from .resuming import alone_in, repaired_once
 from .settings import CLOSED_FORM, RecoverConfig, RecoverMethod, RepairMethod
 
 if TYPE_CHECKING:
@@ -53,22 +55,33 @@ def recover(teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, pl
     """
     check_teacher(teacher, pruned)
     place = place or Workplace()
+    if all(method in CLOSED_FORM for method in config.methods):
+        place = replace(place, folder=None)  # seconds of work, which nothing goes on from
     done: list[Repair | Training] = []
-    for method in config.methods:
-        if method in CLOSED_FORM:
-            repaired = repair(teacher, pruned, config, RepairMethod(method))
-            pruned = _noted(repaired.pruned, repaired, method, config)
-            done.append(repaired)
-            continue
-        module, name = _TRAININGS[method]
-        train = getattr(import_module(f".{module}", __package__), name)
-        own = replace(pruned, model=replace(pruned.model, module=copy.deepcopy(pruned.model.module)))
-        folder = place.folder / str(method) if place.folder else None
-        training = train(teacher, own, config, replace(place, folder=folder))
-        own = replace(own, model=replace(own.model, sha256=hash_state(own.model.module)))
-        pruned = _noted(own, training, method, config)
-        done.append(training)
+    with alone_in(place.folder):
+        for method in config.methods:
+            if method in CLOSED_FORM:
+                fit = partial(repair, teacher, pruned, config, RepairMethod(method))
+                repaired = repaired_once(place.folder, pruned, config, str(method), fit)
+                pruned = _noted(repaired.pruned, repaired, method, config)
+                done.append(repaired)
+                continue
+            pruned, training = _trained(teacher, pruned, config, method, place)
+            done.append(training)
     return Recovered(pruned, tuple(done))
+
+
+def _trained(
+    teacher: LoadedModel, pruned: PrunedModel, config: RecoverConfig, method: RecoverMethod, place: Workplace
+) -> tuple[PrunedModel, Training]:
+    """A copy of the pruned model, trained, and what that took."""
+    module, name = _TRAININGS[method]
+    train = getattr(import_module(f".{module}", __package__), name)
+    own = replace(pruned, model=replace(pruned.model, module=copy.deepcopy(pruned.model.module)))
+    folder = place.folder / str(method) if place.folder else None
+    training: Training = train(teacher, own, config, replace(place, folder=folder))
+    own = replace(own, model=replace(own.model, sha256=hash_state(own.model.module)))
+    return _noted(own, training, method, config), training
 
 
 def _noted(pruned: PrunedModel, step: Repair | Training, method: str, config: RecoverConfig) -> PrunedModel:
