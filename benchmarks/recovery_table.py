@@ -33,10 +33,11 @@ def recovery_table(results: Path = _RESULTS) -> str:
     for row in kept:
         groups.setdefault((len(row["removed"]), row["arm"]), []).append(row)
     removals = sorted({removed for removed, _arm in groups})
-    accuracy = [["blocks removed", "whole", "none", *_ARMS.values()]]
-    cost = [["blocks removed", *_ARMS.values()]]
+    arms = {arm: head for arm, head in _ARMS.items() if any((removed, arm) in groups for removed in removals)}
+    accuracy = [["blocks removed", "whole", "none", *arms.values()]]
+    cost = [["blocks removed", *arms.values()]]
     for removed in removals:
-        own = {arm: groups.get((removed, arm), []) for arm in _ARMS}
+        own = {arm: groups.get((removed, arm), []) for arm in arms}
         first = next(found[0] for found in own.values() if found)
         name = f"{removed} of 12"
         whole, bare = f"{first['top1_whole']:.1%}", f"{first['top1_pruned']:.1%}"
@@ -45,9 +46,7 @@ def recovery_table(results: Path = _RESULTS) -> str:
     seeds = len({row["seed"] for row in kept})
     text = f"Top-1 on {last['test_items']:,} test clips and the share of the loss that came back: the median of {seeds} seeds, "
     text += "least and greatest share in brackets.\n\n" + _markdown(accuracy)
-    text += "\nWhat it took, in minutes of one thread, and inputs seen (an input as often as it was seen):\n\n" + _markdown(
-        cost
-    )
+    text += "\nWhat it took of one thread, and inputs seen (an input as often as it was seen):\n\n" + _markdown(cost)
     if trained:
         text += (
             f"\nTrainings: {last['items']:,} clips, of which a tenth judges the epochs, {last['epochs']} epochs, learning rate "
@@ -68,7 +67,8 @@ def _accuracy(rows: list[dict[str, Any]]) -> str:
 def _cost(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    return f"{statistics.median(row['seconds'] for row in rows) / 60:.1f}; {rows[0]['inputs_seen']:,}"
+    seconds = statistics.median(row["seconds"] for row in rows)
+    return f"{f'{seconds:.0f} s' if seconds < 60 else f'{seconds / 60:.1f} min'}; {rows[0]['inputs_seen']:,}"
 
 
 def _markdown(lines: list[list[str]]) -> str:

@@ -32,8 +32,8 @@ def _cells(text, start):
 def test_recovery_table_gives_the_median_and_range_of_the_share_regained(tmp_path):
     rows = [_row(seed=seed, recovered=recovered) for seed, recovered in enumerate((0.8, 0.9, 0.85))]
     accuracy, cost = _cells(_table(tmp_path, *rows), "| 2 of 12")
-    assert accuracy == ["2 of 12", "90.0%", "70.0%", "", "", "", "", "85.0% (75%; 50% to 100%)"]
-    assert cost == ["2 of 12", "", "", "", "", "1.5; 14,336"]
+    assert accuracy == ["2 of 12", "90.0%", "70.0%", "85.0% (75%; 50% to 100%)"]
+    assert cost == ["2 of 12", "1.5 min; 14,336"]
 
 
 def test_recovery_table_takes_the_newest_row_of_an_arm_and_the_newest_settings(tmp_path):
