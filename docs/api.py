@@ -12,11 +12,17 @@ import pdoc
 PACKAGES = ("shallowvit", "shallowvit_bench", "shallowvit_kernels")
 LAZY = (
     "shallowvit",
+    "shallowvit.adaptive",
     "shallowvit.engines",
     "shallowvit.exporting",
     "shallowvit.pruning",
+    "shallowvit.recovery",
     "shallowvit.scoring",
+    "shallowvit.selfcheck",
     "shallowvit.study",
+    "shallowvit.tokens",
+    "shallowvit.tuning",
+    "shallowvit_kernels",
 )
 
 
