@@ -246,7 +246,7 @@ def test_verify_damaged_bundle_exits_with_1_and_one_sentence(run, bundle, tmp_pa
         (["export", "SOURCE", "-o", "OUT", "--remove", "0-3"], "all 4 blocks of videomae.encoder.layer would be removed"),
         (["export", "SOURCE", "-o", "OUT", "--remove", "1", "--keep", "2"], "--remove and --keep exclude each other"),
         (["export", "SOURCE", "-o", "no/such/folder"], "create it first"),
-        (["prune", "SOURCE", "-o", "OUT"], "nothing to remove; give --prune-ratio, --remove, --keep or --quota"),
+        (["prune", "SOURCE", "-o", "OUT"], "nothing to remove; give --prune-ratio, --remove, --keep, --quota or --keep-tokens"),
         (["prune", "SOURCE", "-o", "OUT", "--prune-ratio", "1.2"], "--prune-ratio 1.2 is out of range"),
         (["prune", "SOURCE", "-o", "OUT", "--prune-ratio", "0.9"], "would remove all 4 blocks"),
         (["prune", "SOURCE", "-o", "OUT", "--remove", "7"], "names block 7, but the model has blocks 0 to 3"),
