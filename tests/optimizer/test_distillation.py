@@ -149,12 +149,17 @@ def test_teaching_gradients_reach_the_student_and_not_the_teacher(video_model, p
 
 
 def test_teaching_leaves_no_hook_on_either_model(video_model, pruned_video):
+    def hooks():  # transformers leaves some of its own where hidden states were once asked for
+        models = (video_model.module, pruned_video.model.module)
+        return [len(module._forward_hooks) for model in models for module in model.modules()]
+
+    before = hooks()
     with teaching(video_model, pruned_video, TrainConfig()) as taught:
         inputs = normal(2, *video_model.input_spec.shape)
+        assert hooks() != before
         with torch.no_grad():
             taught.losses(inputs, answer_of(pruned_video.model, inputs))
-        assert not any(module._forward_hooks for module in video_model.module.modules())
-    assert not any(module._forward_hooks for module in pruned_video.model.module.modules())
+    assert hooks() == before
 
 
 @pytest.mark.parametrize(("changes", "parts"), [({"hidden_weight": 0.0}, {"output"}), ({"output_weight": 0.0}, {"hidden"})])
