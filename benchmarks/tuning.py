@@ -1,12 +1,15 @@
 """Set ``tune`` against an exhaustive search on the demo model, under budgets of latency: accuracy, trainings, epochs, minutes.
 
-    python benchmarks/tuning.py [--state DIR] [--budgets 0.4,0.6,0.8] [--epochs 3] [--items 8192]
+    python benchmarks/tuning.py [--state DIR] [--budgets 0.4,0.6,0.8] [--seeds 0,1,2] [--epochs 3] [--items 2048]
 
-The exhaustive search repairs and trains every candidate (each ranking at each depth) by the recipe that tune gives its
-finalists, and reports the one that is best on the items held out, as tune does. Budgets are shares of the unpruned model's
-latency. One row a budget is appended to ``benchmarks/results/tuning.jsonl``; what is done is kept in the state folder, so the
-same command goes on. A newcomer's trap: both search on items held out of the training data and are compared on the test clips,
-so either may be ahead by chance.
+The exhaustive search repairs and trains every candidate (each ranking at each depth with each share of tokens) by the recipe
+that tune gives its finalists, and reports the one that is best on the items that judge, as tune does. Budgets are shares of the
+unpruned model's latency. One row a budget and seed is appended to ``benchmarks/results/tuning.jsonl``; what is done is kept in
+the state folder, so the same command goes on.
+
+The demo model has seen every digit image of ``demo:train``, so candidates are judged by clips of half of the test images and
+reported on by clips of the other half. A newcomer's trap: either search may be ahead by chance, since both choose by the one
+half and are compared on the other.
 """
 
 from __future__ import annotations
@@ -18,15 +21,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from shallowvit import Budgets, TrainConfig, TuneConfig, tune
 from shallowvit_bench.conditions import read_conditions
+from shallowvit_bench.demo_clips import draw_clips
 
 if TYPE_CHECKING:
     from shallowvit.tuning import TuneResult
 
 RESULTS = Path(__file__).parent / "results" / "tuning.jsonl"
-CRITERIA = ("entropy", "depth", "block-influence")
+CRITERIA = ("entropy", "depth", "block-influence", "l1", "bypass", "taylor-weight")
+SELECTS = ("prefix", "interval", "gaps")
+KEEP_TOKENS = (1.0, 0.5)
 _ALL = 1000  # more than there are candidates, so that each is trained
+_CLIPS = 2000
+_HALVES = {"validation": (slice(0, None, 2), 11), "report": (slice(1, None, 2), 12)}  # images of the split, seed
 
 
 def main() -> None:
@@ -34,42 +44,64 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, default=Path("/tmp/shallowvit-tuning"))
     parser.add_argument("--budgets", default="0.4,0.6,0.8")
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--items", type=int, default=8192)
+    parser.add_argument("--items", type=int, default=2048)
     given = parser.parse_args()
     given.state.mkdir(parents=True, exist_ok=True)
-    training = TrainConfig(epochs=given.epochs)
+    data = {name: _drawn(given.state / f"{name}.npz", *half) for name, half in _HALVES.items()}
     base = TuneConfig(
-        "demo", "demo:train", Budgets(max_latency_ms=1e6), given.state / "whole", precisions=("fp32",), criteria=CRITERIA,
-        items=given.items, training=training, trained=4, finalists=2,
+        data["report"], "demo:train", Budgets(max_latency_ms=1e6), given.state / "whole", data["validation"],
+        precisions=("fp32",), criteria=CRITERIA, selects=SELECTS, keep_tokens=KEEP_TOKENS, trials=_ALL, items=given.items,
+        holdout=_CLIPS, training=TrainConfig(epochs=given.epochs),
     )  # fmt: skip
     # the unpruned model's latency, which budgets are shares of
-    measured = tune("demo", replace(base, depths=(12,), method="projection"), _say)
+    measured = tune("demo", replace(base, depths=(12,), keep_tokens=(1.0,), criteria=("depth",), method="projection"), _say)
     whole = next(point for point in measured.points if not point.removed and point.bundle)
     assert whole.latency_ms is not None
-    # one folder of all trainings: eta so large that there is one rung, the last
-    exhaustive = replace(base, eta=_ALL, trained=_ALL)
-    for share in map(float, given.budgets.split(",")):
-        budgets = Budgets(max_latency_ms=round(share * whole.latency_ms, 3))
-        found = {}
-        for name, config in (("tune", base), ("exhaustive", exhaustive)):
-            out = given.state / f"{name}-{share:g}"
-            started = time.monotonic()
-            result = _resumed(replace(config, budgets=budgets, out=out))
-            found[name] = _figures(result, time.monotonic() - started)
-        _append(
-            {
-                "model": "demo",
-                "share": share,
-                "budget_ms": budgets.max_latency_ms,
-                "whole_ms": whole.latency_ms,
-                "whole_top1": whole.top1,
-                "epochs": given.epochs,
-                "train_items": given.items,
-                **found,
-                "conditions": asdict(read_conditions(None)),
-            }
-        )
+    for seed in map(int, given.seeds.split(",")):
+        for share in map(float, given.budgets.split(",")):
+            _compare(replace(base, seed=seed, budgets=Budgets(max_latency_ms=round(share * whole.latency_ms, 3))), share, whole)
+
+
+def _compare(base: TuneConfig, share: float, whole: Any) -> None:
+    """Search both ways under a budget, and append the row."""
+    found = {}
+    # one rung of all: eta so large that there is none before the last
+    for name, config in (("tune", base), ("exhaustive", replace(base, eta=_ALL, trained=_ALL))):
+        out = base.out.parent / f"{name}-{share:g}-{base.seed}"
+        started = time.monotonic()
+        result = _resumed(replace(config, out=out))
+        found[name] = _figures(result, time.monotonic() - started)
+    _append(
+        {
+            "model": "demo",
+            "share": share,
+            "seed": base.seed,
+            "budget_ms": base.budgets.max_latency_ms,
+            "whole_ms": whole.latency_ms,
+            "whole_top1": whole.top1,
+            "epochs": base.training.epochs,
+            "train_items": base.items,
+            "judging_items": base.holdout,
+            "report_items": whole.items,
+            "criteria": list(base.criteria),
+            "selects": list(base.selects),
+            "keep_tokens": list(base.keep_tokens),
+            **found,
+            "conditions": asdict(read_conditions(None)),
+        }
+    )
+
+
+def _drawn(path: Path, images: slice, seed: int) -> str:
+    """Write clips of these images of the test split, unless they are there; the path."""
+    if not path.is_file():
+        clips = draw_clips(np.random.default_rng(seed), _CLIPS, "test", images)
+        beside = path.with_name(f".{path.name}.partial.npz")
+        np.savez(beside, frames=clips.frames, labels=clips.labels)
+        beside.replace(path)
+    return str(path)
 
 
 def _resumed(config: TuneConfig) -> TuneResult:
@@ -96,6 +128,7 @@ def _figures(result: TuneResult, seconds: float) -> dict[str, Any]:
         "trainings": result.trainings,
         "epochs": result.epochs,
         "seconds": seconds,
+        "measured": {one.name: [one.latency_ms, one.top1, one.searched_top1] for one in result.points if one.bundle},
     }
 
 

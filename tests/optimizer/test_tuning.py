@@ -16,6 +16,7 @@ from shallowvit.errors import ShallowvitError
 from shallowvit.files import only_one
 from shallowvit.tuning import finals
 from shallowvit.tuning.report import plot_front
+from shallowvit.tuning.subject import read_subject
 from shallowvit_bench.bundles import read_bundle
 from shallowvit_bench.errors import BenchError
 
@@ -297,7 +298,7 @@ def test_tune_on_a_device_that_is_not_there_keeps_what_it_has(source, make, tmp_
     ("settings", "message"),
     [
         ({"depths": (5,)}, "--depths 5, but hf:.* has 4 blocks; give 1 to 4"),
-        ({"holdout": 59}, "holds 60 items, and 59 of them judge candidates; give at least 61, or lower --holdout"),
+        ({"holdout": 59}, "holds 60 items, and 59 of them judge candidates; give at least 61, lower --holdout, or give --"),
         ({"target": "orin"}, "no target 'orin' among the"),
         (
             {"method": "projection,finetune", "training": TrainConfig(batch=64)},
@@ -315,6 +316,45 @@ def test_tune_refuses_to_report_on_what_it_trains_on(source, make, place, tmp_pa
     config = replace(make(tmp_path / "out"), data=str(tmp_path / "same.npz"))
     with pytest.raises(ShallowvitError, match=r"all 60 items of --data .*same.npz are among those of --train"):
         tune(source, config)
+
+
+# what judges candidates
+
+
+def test_subject_with_validation_is_judged_by_it_and_trained_on_all_the_rest(source, make, place, tmp_path):
+    validation = save_items(place / "validation.npz", 20, seed=3)
+    subject = read_subject(source, make(tmp_path / "out", validation=str(validation), items=60))
+    with np.load(validation) as arrays:
+        np.testing.assert_array_equal(subject.materials.heldout.frames, arrays["frames"])
+    assert len(subject.materials.train) == 60 and subject.warnings == ()
+    few = read_subject(source, make(tmp_path / "out", validation=str(validation), holdout=7)).materials.heldout
+    assert len(few) == 7
+
+
+def test_subject_whose_validation_was_trained_on_warns_and_of_nothing_else_is_refused(source, make, place, tmp_path):
+    with np.load(place / "train.npz") as train, np.load(place / "test.npz") as test:
+        mixed = [np.concatenate([train[name][:5], test[name][:10]]) for name in ("frames", "labels")]
+        np.savez(tmp_path / "mixed.npz", frames=mixed[0], labels=mixed[1])
+        np.savez(tmp_path / "same.npz", frames=train["frames"], labels=train["labels"])
+    subject = read_subject(source, make(tmp_path / "out", validation=str(tmp_path / "mixed.npz"), items=60))
+    assert [warning.split(" are among")[0].split("/")[0] for warning in subject.warnings] == [
+        "10 of 30 items of --data ",
+        "5 of 15 items of --validation ",
+    ]
+    with pytest.raises(ShallowvitError, match=r"all 24 items of --validation .*same.npz are among those of --train .*"):
+        read_subject(source, make(tmp_path / "out", validation=str(tmp_path / "same.npz"), items=60))
+
+
+def test_tune_warns_where_the_model_knows_what_judges_candidates(finished, again, source, make):
+    assert not any("may have been trained on" in warning for warning in finished[0].warnings)
+    for path in (again / "state" / "cells").iterdir():
+        cell = json.loads(path.read_text())
+        cell["result"]["top1"] = 0.95
+        path.write_text(json.dumps(cell))
+    result = tune(source, make(again))
+    assert result.warnings[-1].startswith(
+        "the unpruned model has top-1 95.0% on the items that judge candidates (held out of --train)"
+    )
 
 
 def test_tune_refuses_data_without_labels(source, make, tmp_path):

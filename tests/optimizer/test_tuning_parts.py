@@ -6,13 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from shallowvit import TrainConfig
 from shallowvit.errors import ShallowvitError
 from shallowvit.tuning import Budgets, TuneConfig, budgets_from_text
 from shallowvit.tuning.candidates import Candidate, Space
 from shallowvit.tuning.costs import CostLine, anchors, fit_line
+from shallowvit.tuning.finals import Finals, missed_by_all
+from shallowvit.tuning.measuring import Costs, Measured, Meter, unsure
 from shallowvit.tuning.place import open_place
 from shallowvit.tuning.records import MEASURED, MODELLED, TunePoint
-from shallowvit.tuning.searching import Ask, Tried, order, search, spread
+from shallowvit.tuning.searching import Ask, Climbed, Tried, climb, order, search, spread, stand_in
 from shallowvit.tuning.verdict import front_of, recommend
 
 # budgets
@@ -106,6 +109,11 @@ def test_budgets_missed_takes_what_is_not_measured_as_missed():
         ({"device": "me@there", "latencies": Path("rows.jsonl")}, "--device measures, --latencies were measured before"),
         ({"target": "orin-nx", "provider": "cpu"}, "--provider is of what is measured, and a target alone is modelled"),
         ({"measure_seconds": 0.0}, "--measure-seconds 0 times nothing"),
+        (
+            {"validation": "demo"},
+            "--validation and --data are both demo; what judges candidates must be neither reported",
+        ),
+        ({"validation": "demo:train"}, "--validation and --train are both demo:train"),
     ],
 )
 def test_tune_config_refuses(settings, message):
@@ -181,6 +189,78 @@ def test_spread_takes_the_front_from_end_to_end():
     assert _depths(spread(tried, 9)) == [1, 2, 4, 5, 6, 3]
 
 
+# what measures, and what a line can't tell
+
+
+def _measured(ms, **settings):
+    return Measured(
+        **({"batch": 1, "status": "ok", "reason": None, "latency_ms": ms, "energy_mj": None, "size_bytes": 5} | settings)
+    )
+
+
+@pytest.fixture
+def meter(tmp_path, monkeypatch):
+    """A meter whose machine gives these latencies in turn; asks notes with which data."""
+    found = tmp_path / "bundle"
+    found.mkdir()
+
+    def make(latencies, **settings):
+        config = TuneConfig("demo", "demo:train", **({"budgets": Budgets(max_latency_ms=1.0), "out": tmp_path} | settings))
+        one = Meter(config, open_place(tmp_path / "out"), lambda _: None)
+        one.asks, given = [], iter(latencies)
+
+        def measured(_bundle, _size, data):
+            one.asks.append(data)
+            return [_measured(next(given), top1=0.5 if data else None)]
+
+        monkeypatch.setattr(one, "_measured", measured)
+        return one
+
+    return make
+
+
+def test_meter_measures_what_comes_out_near_a_budget_three_times_and_takes_the_median(meter, tmp_path):
+    one = meter([1.08, 0.97, 0.99])
+    assert one.measured(tmp_path / "bundle", "demo") == [_measured(0.99, top1=0.5)]
+    assert one.asks == ["demo", None, None]
+
+
+@pytest.mark.parametrize("latency", [0.85, 1.2])
+def test_meter_measures_what_is_far_from_a_budget_once(meter, tmp_path, latency):
+    one = meter([latency])
+    assert one.measured(tmp_path / "bundle", "demo") == [_measured(latency, top1=0.5)]
+
+
+def _costs(*depths, error=None):
+    """A line through (depth, depth ms), with these depths measured at twice that."""
+    line = {("fp32", 1): CostLine(0.0, 1e-3, 3, 1, error)}
+    known = {(depth * 1000, depth * 10, "fp32", 1): _measured(2.0 * depth, size_bytes=7) for depth in depths}
+    return Costs(line, {}, {"fp32": CostLine(0.0, 1.0, 3, 0, None)}, "", (), known)
+
+
+def test_costs_of_what_was_measured_are_not_the_lines():
+    costs = _costs(3, error=0.1)
+    assert (costs.of(_candidate(3), "fp32", 1).latency_ms, costs.of(_candidate(3), "fp32", 1).error) == (6.0, None)
+    assert (costs.of(_candidate(4), "fp32", 1).latency_ms, costs.of(_candidate(4), "fp32", 1).error) == (4.0, 0.1)
+    assert costs.of(_candidate(4), "fp16", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "depths"),
+    [(None, [7, 8]), (0.25, [7, 8, 6, 9])],  # of 7.4 ms: nearer than 15 %, or than the line's own error
+)
+def test_unsure_are_costs_near_the_budget_each_once_and_none_that_is_known(error, depths):
+    config = TuneConfig("demo", "demo:train", Budgets(max_latency_ms=7.4), Path("out"))
+    candidates = [_candidate(depth, criterion) for depth in range(1, 13) for criterion in ("entropy", "depth")]
+    found = unsure(candidates, _costs(5, error=error), config)
+    assert [(precision, one.depth) for precision, one in found] == [("fp32", depth) for depth in depths]
+
+
+def test_unsure_are_few_where_every_candidate_costs_something_else():
+    config = TuneConfig("demo", "demo:train", Budgets(max_latency_ms=50.0), Path("out"))
+    assert len(unsure([_candidate(depth) for depth in range(45, 56)], _costs(), config)) == 4
+
+
 # Optuna
 
 
@@ -250,6 +330,56 @@ def test_search_that_was_interrupted_asks_for_the_same(ask, space):
     assert search(ask(_Bench(), "two"), space) == whole
 
 
+# trainings
+
+
+@pytest.fixture
+def trained(ask, tmp_path):
+    """What a search with trainings was asked, its bench, and candidates as they were repaired."""
+
+    def make(**settings):
+        bench = _Bench()
+        one = ask(bench, "trained")
+        config = replace(one.config, method="projection,finetune", **settings)
+        return replace(one, config=config), bench, _tried(*((depth, depth / 12) for depth in range(12, 0, -1)))
+
+    return make
+
+
+def test_climb_trains_fewer_for_longer_and_counts_what_it_trained(trained):
+    one, bench, tried = trained(trained=6, finalists=2, training=TrainConfig(epochs=9))
+    climbed = climb(one, tried, None)
+    assert [len(names) for names in bench.rounds] == [6, 2, 2]
+    assert (climbed.trainings, climbed.epochs) == (10, 6 * 1 + 2 * 3 + 2 * 9)
+    assert _depths(climbed.finalists) == [11, 10]  # the unpruned model is none to train
+
+
+def test_climb_without_trainings_leaves_weights_of_the_finalists(ask):
+    bench = _Bench()
+    climbed = climb(ask(bench, "repaired"), _tried((9, 0.9), (8, 0.8), (7, 0.7)), None)
+    assert (_depths(climbed.finalists), climbed.trainings, len(bench.rounds)) == ([9, 8], 0, 1)
+
+
+def test_stand_in_is_the_best_that_is_cheaper(trained):
+    one, bench, tried = trained(training=TrainConfig(epochs=3))
+    before = Climbed(tuple(_tried((8, 0.9), (7, 0.8))), 5, 9)
+    found = stand_in(one, tried, before, None, cheaper=True)
+    assert (_depths(found.finalists), found.finalists[2].epochs) == ([8, 7, 6], 3)
+    assert (found.trainings, found.epochs, len(bench.rounds)) == (6, 12, 1)
+
+
+def test_stand_in_for_accuracy_is_the_cheapest_of_the_dearer_that_may_have_it(trained):
+    one, _, tried = trained(training=TrainConfig(epochs=3))
+    found = stand_in(one, tried, Climbed(tuple(_tried((6, 0.5)))), 0.7, cheaper=False)
+    assert _depths(found.finalists) == [6, 9]
+
+
+def test_stand_in_is_none_where_none_is_cheaper(trained):
+    one, bench, tried = trained()
+    assert stand_in(one, tried, Climbed(tuple(_tried((1, 0.5)))), None, cheaper=True) is None
+    assert bench.rounds == []
+
+
 # the verdict
 
 
@@ -269,6 +399,23 @@ def _judged(points, budgets):
 def test_front_of_leaves_out_what_another_beats():
     points = [_point("a", 1.0, 0.5), _point("b", 2.0, 0.8), _point("c", 2.5, 0.7), _point("d", 0.5, 0.9, failure="lost")]
     assert front_of(points, Budgets(min_accuracy=0.1)) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("budgets", "points", "expected"),
+    [
+        (Budgets(max_latency_ms=2.0), [(1.0, 0.5), (3.0, 0.9)], None),
+        (Budgets(max_latency_ms=2.0), [(2.1, 0.5), (3.0, 0.9)], True),
+        (Budgets(max_latency_ms=2.0, min_accuracy=0.8), [(2.1, 0.9), (3.0, 0.9)], True),
+        (Budgets(max_latency_ms=2.0, min_accuracy=0.8), [(1.9, 0.7), (3.0, 0.9)], False),
+        (Budgets(max_drop=0.1), [(1.9, 0.7), (3.0, 0.75)], False),
+    ],
+)
+def test_missed_by_all_says_on_which_side(budgets, points, expected):
+    judged = _judged([_point(f"p{ms}", ms, top1, removed=(1,)) for ms, top1 in points], budgets)
+    whole = _point("whole", 1.0, 0.9)  # meets all, and isn't what was looked for
+    assert missed_by_all(Finals((whole, *judged), 0.9, ()), budgets) is expected
+    assert missed_by_all(Finals((whole, *judged), 0.9, ("lost device",)), budgets) is None
 
 
 def test_recommend_with_an_accuracy_takes_the_cheapest_that_has_it():

@@ -29,10 +29,12 @@ _TRAINING = TrainConfig()
 def tune(
     source: Source,
     data: Annotated[str, typer.Option(help="Labelled items to report accuracy on, measured once at the end: demo or a path.")],
-    train: Annotated[
-        str, typer.Option(help="Labelled items to repair, train and search on, none of --data: demo:train or a path.")
-    ],
+    train: Annotated[str, typer.Option(help="Labelled items to repair and train on, none of --data: demo:train or a path.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for state and results; a search that is there goes on.")],
+    validation: Annotated[
+        str | None,
+        typer.Option(help="Labelled items that judge candidates, best ones the model never saw.  [default: some of --train]"),
+    ] = TuneConfig.validation,
     max_latency: Annotated[
         str | None, typer.Option(metavar="10ms", help="The median latency of an inference at most; ms, us or s.")
     ] = None,
@@ -75,7 +77,9 @@ def tune(
     finalists: Annotated[int, typer.Option(help="Models measured at the end at most.")] = TuneConfig.finalists,
     samples: Annotated[int, typer.Option(help="Items that closed forms fit on.")] = TuneConfig.samples,
     items: Annotated[int, typer.Option(help="Items of --train to train on at most.")] = TuneConfig.items,
-    holdout: Annotated[int, typer.Option(help="Items of --train that judge candidates.")] = TuneConfig.holdout,
+    holdout: Annotated[
+        int, typer.Option(help="Items that judge candidates, of --validation or held out of --train.")
+    ] = TuneConfig.holdout,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = TuneConfig.seed,
     jobs: Annotated[
         int | None, typer.Option(help="Workers, each of one thread.  [default: one a usable core]")
@@ -99,6 +103,7 @@ def tune(
         train=train,
         budgets=budgets_from_text(max_latency, min_accuracy, max_drop, max_energy, max_size),
         out=out,
+        validation=validation,
         target=target,
         device=device,
         provider=provider,
@@ -126,7 +131,7 @@ def tune(
     )
     from shallowvit_bench.datasets import check_dataset
 
-    for spec in (data, train):
+    for spec in filter(None, (data, train, validation)):
         check_dataset(spec)
     from ..tuning.run import tune as run_tune
     from . import printing

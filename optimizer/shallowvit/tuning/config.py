@@ -1,7 +1,7 @@
 """What to search, how far, on what data and for which device.
 
-Light enough for the command line to read its defaults here. A newcomer's trap: ``data`` is measured at the end alone; what the
-search goes by is a part of ``train`` that nothing is trained on.
+Light enough for the command line to read its defaults here. A newcomer's trap: ``data`` is measured at the end alone; what
+the search goes by is ``validation``, or a part of ``train`` that nothing is trained on, which the model may have seen before.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class TuneConfig:
 
     Args:
         data: Labelled items that accuracy is reported on, measured once for the finalists.
-        train: Labelled items to repair, train and search on; none of ``data``.
+        train: Labelled items to repair and train on; none of ``data``.
         budgets: What the bundle must keep to.
         out: The folder for state, bundles, table and plot; a search that is there goes on.
+        validation: Labelled items that judge candidates, best ones that the model wasn't trained on; by default some are held
+            out of ``train``.
         target: A device of ``shallowvit targets``, whose recipe goes into the bundles; without ``device`` or ``latencies`` its
             roofline stands for its latency.
         device: Where latency and accuracy are measured over SSH; by default on this machine.
@@ -50,7 +52,7 @@ class TuneConfig:
         finalists: Models that are exported and measured at the end at most.
         samples: Items that closed forms fit on.
         items: Items of ``train`` to train on at most.
-        holdout: Items of ``train`` that judge candidates.
+        holdout: Items that judge candidates: of ``validation`` at most so many, else of ``train`` so many.
         seed: Of all that is drawn.
         jobs: Workers, each of one thread; by default one a usable core.
         ray: Address of a Ray cluster, or ``auto``.
@@ -63,6 +65,7 @@ class TuneConfig:
     train: str
     budgets: Budgets
     out: Path
+    validation: str | None = None
     target: str | None = None
     device: str | None = None
     provider: str | None = None
@@ -94,6 +97,12 @@ class TuneConfig:
         if self.data == self.train:
             raise ShallowvitError(
                 f"tune: --data and --train are both {self.data}; what accuracy is reported on must not be trained on"
+            )
+        if self.validation in (self.data, self.train):
+            other = "--data" if self.validation == self.data else "--train"
+            raise ShallowvitError(
+                f"tune: --validation and {other} are both {self.validation}; what judges candidates must be neither reported "
+                "on nor trained on"
             )
         self._check_choices()
         self._check_numbers()

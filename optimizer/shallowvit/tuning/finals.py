@@ -17,7 +17,7 @@ from shallowvit_bench.errors import BenchError
 from ..errors import ShallowvitError
 from ..models.weights import hash_state
 from ..workers.cells import hash_of, write_whole
-from .budgets import Missed
+from .budgets import Budgets, Missed
 from .candidates import fewer_tokens, shallow
 from .config import PRECISIONS
 from .measuring import Measured, accuracy_here, measured_from_file
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from .place import Place
     from .subject import Subject
 
-__all__ = ["Finals", "measure_finals", "point_of", "publish"]
+__all__ = ["Finals", "measure_finals", "missed_by_all", "point_of", "publish"]
+
+_ACCURACIES = ("--min-accuracy", "--max-drop")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,15 @@ def measure_finals(subject: Subject, finalists: Sequence[Tried], costs: Costs, m
         cost = costs.of(tried.candidate, precision, batch)
         points.append(_point(meter, tried, precision, measured_one, cost, whole_top1, modelled=lost_one))
     return Finals((*points, *failed), whole_top1, tuple(dict.fromkeys(warnings)))
+
+
+def missed_by_all(finals: Finals, budgets: Budgets) -> bool | None:
+    """Say whether every finalist misses a budget: True for cost, False for accuracy alone, None where one meets them all."""
+    points = [one for one in finals.points if (one.removed or one.keep_tokens < 1) and one.failure is None]
+    if finals.warnings or not points or any(not one.missed for one in points):  # without its device no more can be measured
+        return None
+    short = [one for one in points if all(missed.budget in _ACCURACIES for missed in one.missed)]
+    return not (budgets.asks_accuracy and short)
 
 
 def point_of(

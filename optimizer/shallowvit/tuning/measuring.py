@@ -1,15 +1,17 @@
 """What bundles cost: measured here or on a device, read from rows of an earlier benchmark, or the roofline of a target.
 
-A few depths are measured in every precision, each kept as soon as it is there, and a line over FLOPs stands for the others. A
-newcomer's trap: nothing else may run while this measures, so it comes before the workers start and after they have ended.
+A few depths are measured in every precision, each kept as soon as it is there, and a line over FLOPs stands for the others,
+save those so near a budget that the line can't tell: they are measured too. A newcomer's trap: nothing else may run while this
+measures, so it comes before the workers start and after they have ended.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from shallowvit_bench.bundles import read_bundle
@@ -30,7 +32,7 @@ from .costs import CostLine, anchors, fit_line
 from .records import MODELLED, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from shallowvit_bench.measurement import Measurement
 
@@ -40,7 +42,12 @@ if TYPE_CHECKING:
     from .place import Place
     from .subject import Subject
 
-__all__ = ["Cost", "Costs", "Measured", "Meter", "accuracy_here", "measured_from_file", "read_costs"]
+__all__ = ["Cost", "Costs", "Measured", "Meter", "accuracy_here", "measured_from_file", "read_costs", "unsure"]
+
+_REPEATS = 2  # more, of what comes out this near a budget, since machines are noisy: the median of three stands
+_NOISE = 0.1  # of the budget
+_UNSURE = 0.15  # of the budget: nearer to it than this, or than its own error, the line can't tell
+_NEAR = 4  # costs measured for that at most, in each precision
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """The modelled cost of a candidate in a precision at a batch size."""
+    """The cost of a candidate in a precision at a batch size; ``error`` is the line's, None where it was measured."""
 
     latency_ms: float
     size_bytes: float
@@ -72,7 +79,8 @@ class Cost:
 class Costs:
     """Lines over FLOPs (latency, energy) and over parameters (size) a precision and batch, and where they come from.
 
-    ``missing`` says why a precision or a batch has none.
+    ``missing`` says why a precision or a batch has none. ``known`` holds what was measured, by (FLOPs, parameters, precision,
+    batch): which blocks went doesn't matter to a cost.
     """
 
     latency: dict[tuple[str, int], CostLine]
@@ -80,12 +88,16 @@ class Costs:
     size: dict[str, CostLine]
     source: str
     missing: tuple[str, ...] = ()
+    known: dict[tuple[int, int, str, int], Measured] = field(default_factory=dict)
 
     def of(self, candidate: Candidate, precision: str, batch: int) -> Cost | None:
         """Return what a candidate would cost, None where nothing is known of that precision and batch."""
         line = self.latency.get((precision, batch))
         if line is None:
             return None
+        own = self.known.get((candidate.size, candidate.parameters, precision, batch))
+        if own is not None and own.latency_ms is not None:
+            return Cost(own.latency_ms, own.size_bytes, own.energy_mj, None)
         energy = self.energy.get((precision, batch))
         size = self.size[precision].at(candidate.parameters)
         return Cost(line.at(candidate.size), size, energy.at(candidate.size) if energy else None, line.error)
@@ -143,6 +155,13 @@ class Meter:
         size = sum(file.stat().st_size for file in bundle.glob("model.onnx*"))
         if not self.measures:
             return self._modelled(bundle, size, data)
+        found = self._measured(bundle, size, data)
+        if not any(self._near_budget(one) for one in found):
+            return found
+        again = [self._measured(bundle, size, None) for _ in range(_REPEATS)]
+        return [_middle(one, others) for one, *others in zip(found, *again, strict=True)]
+
+    def _measured(self, bundle: Path, size: int, data: str | None) -> list[Measured]:
         config, rows = self.config, self._place.state / "bench.jsonl"
         bench = BenchConfig(
             batches=config.batches,
@@ -158,6 +177,14 @@ class Meter:
         if failures:
             raise ShallowvitError(f"tune: {failures[0]}")
         return [_from_measurement(one, size) for one in found]
+
+    def _near_budget(self, found: Measured) -> bool:
+        """Whether the noise of measuring could decide."""
+        budgets = self.config.budgets
+        return any(
+            limit is not None and value is not None and abs(value - limit) <= _NOISE * limit
+            for value, limit in ((found.latency_ms, budgets.max_latency_ms), (found.energy_mj, budgets.max_energy_mj))
+        )
 
     def _modelled(self, bundle: Path, size: int, data: str | None) -> list[Measured]:
         info = read_bundle(bundle)
@@ -177,12 +204,13 @@ class Meter:
 
 
 def read_costs(subject: Subject, candidates: Iterable[Candidate], meter: Meter, place: Place) -> Costs:
-    """Measure a few depths in every precision, or read what is known, and fit the lines.
+    """Measure a few depths in every precision, or read what is known, fit the lines, and measure what they can't tell.
 
     Raises:
         ShallowvitError: the device is lost before two depths are measured, or no precision can be measured at all.
     """
     config, known = meter.config, tuple(candidates)
+    given = _from_rows(config.latencies, subject) if config.latencies else None  # what is wrong with it is told first
     full = {one.depth: one for one in reversed(known) if one.keep_tokens == max(config.keep_tokens)}
     fitted_on, checked_on = anchors(list(full))
     rows: dict[str, list[tuple[Candidate, Measured, bool]]] = {}
@@ -207,17 +235,53 @@ def read_costs(subject: Subject, candidates: Iterable[Candidate], meter: Meter, 
                     "on from there"
                 ) from err
             missing.append(f"{precision}: {err}" + (f"; modelled from {depths} depths" if depths > 1 else ""))
-    given = _from_rows(config.latencies, subject) if config.latencies else None
     costs = _lines(rows, _source(meter, rows), tuple(missing), given)
+    if meter.measures and config.budgets.max_latency_ms is not None:
+        try:
+            for precision, candidate in unsure(known, costs, config):
+                rows[precision] += [(candidate, one, True) for one in _anchor(subject, candidate, precision, meter, place)]
+        except (ShallowvitError, BenchError) as err:  # lines stand for what a lost device didn't measure
+            missing.append(str(err))
+        costs = _lines(rows, _source(meter, rows), tuple(missing), given)
     if not costs.latency:
         raise ShallowvitError(f"tune: no precision can be measured: {'; '.join(costs.missing) or 'no row fits'}")
     return costs
+
+
+def _middle(first: Measured, others: Sequence[Measured]) -> Measured:
+    """The first with the medians of all."""
+    every = (first, *others)
+    latencies = [one.latency_ms for one in every if one.latency_ms is not None]
+    energies = [one.energy_mj for one in every if one.energy_mj is not None]
+    return replace(
+        first,
+        latency_ms=median(latencies) if latencies else None,
+        energy_mj=median(energies) if energies else None,
+    )
 
 
 def measured_from_file(path: Path) -> list[Measured]:
     """Return what was written down when a bundle was measured."""
     rows = json.loads(path.read_text())["measured"]
     return [Measured(**row | {"top1_interval": row["top1_interval"] and tuple(row["top1_interval"])}) for row in rows]
+
+
+def unsure(candidates: Sequence[Candidate], costs: Costs, config: TuneConfig) -> list[tuple[str, Candidate]]:
+    """Of each precision, the costs nearest to the budget of latency that a line can't tell on which side of it they are."""
+    limit = config.budgets.max_latency_ms
+    assert limit is not None
+    chosen: list[tuple[str, Candidate]] = []
+    for precision in costs.size:
+        off: dict[tuple[int, int], tuple[float, Candidate]] = {}
+        for (name, batch), line in costs.latency.items():
+            for one in candidates if name == precision else ():
+                apart = abs(line.at(one.size) - limit) / limit
+                key = (one.size, one.parameters)
+                if (*key, name, batch) not in costs.known and apart <= max(_UNSURE, line.error or 0.0):
+                    off[key] = min(off.get(key, (apart, one)), (apart, one), key=lambda pair: pair[0])
+        nearest = sorted(off.values(), key=lambda pair: (pair[0], pair[1].size))[:_NEAR]
+        chosen += [(precision, one) for _, one in nearest]
+    return chosen
 
 
 def _by_tokens(candidates: list[Candidate]) -> list[list[Candidate]]:
@@ -264,10 +328,13 @@ def _lines(
     latency: dict[tuple[str, int], CostLine] = {}
     energy: dict[tuple[str, int], CostLine] = {}
     size: dict[str, CostLine] = {}
+    known: dict[tuple[int, int, str, int], Measured] = {}
     why = list(missing)
     for precision, found in rows.items():
         if not found:
             continue
+        if given is None:
+            known |= {(one.size, one.parameters, precision, row.batch): row for one, row, _ in found}
         size[precision] = fit_line([(float(one.parameters), float(row.size_bytes)) for one, row, _ in found])
         for batch in dict.fromkeys(row.batch for _, row, _ in found):
             own = [(one, row, check) for one, row, check in found if row.batch == batch]
@@ -285,7 +352,7 @@ def _lines(
             joules = [(float(one.size), row.energy_mj) for one, row, _ in own if row.energy_mj is not None]
             if joules:
                 energy[precision, batch] = fit_line(joules)
-    return Costs(latency, energy, size, source, tuple(why))
+    return Costs(latency, energy, size, source, tuple(why), known)
 
 
 def _split(pairs: list[tuple[float, float]]) -> dict[bool, list[tuple[float, float]]]:

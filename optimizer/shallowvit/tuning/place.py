@@ -123,7 +123,6 @@ class Bench:
         self._config, self._materials, self._place, self._watch = config, materials, place, watch
         self._executor: Executor | None = None
         self.failures: dict[str, str] = {}
-        self.computed = 0
 
     def results(self, tasks: Sequence[Task], doing: str) -> list[dict[str, Any] | None]:
         """Return the result of each task, None where it failed."""
@@ -147,14 +146,14 @@ class Bench:
                 self.failures[task.name] = f"{task.arguments['name']}: {outcome.reason}"
             else:
                 found[task.name] = self._place.keep(task, outcome)
-                self.computed += 1
             self._watch(Progress(doing, done, len(wanted)))
         return [found.get(task.name) for task in tasks]
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; a later task starts others."""
         if self._executor is not None:
             self._executor.close()
+            self._executor = None
 
     def _open(self) -> Executor:
         from shallowvit_bench.conditions import usable_cores

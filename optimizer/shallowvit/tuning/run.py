@@ -6,6 +6,7 @@ a budget of accuracy can't be told so early.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -18,12 +19,12 @@ from ..exporting.frames import FramesToInput
 from ..files import only_one
 from ..scoring import Calibration
 from .candidates import Candidate, read_space
-from .finals import measure_finals, point_of, publish
+from .finals import measure_finals, missed_by_all, point_of, publish
 from .measuring import Meter, read_costs
 from .place import Bench, open_place
 from .records import Progress, TunePoint, TuneResult
 from .report import write_report
-from .searching import Ask, Tried, climb, search, task_of
+from .searching import Ask, Climbed, Tried, climb, search, stand_in, task_of
 from .subject import read_subject
 from .verdict import front_of, recommend
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["tune"]
 
 _FREE = ("out", "jobs", "ray")  # settings that the outcome doesn't depend on
+_STAND_INS = 2  # trained for finalists that all miss a budget when they are measured
+_SURE = 3.0  # standard errors between two accuracies that aren't of the same kind of items
 
 
 def tune(source: str, config: TuneConfig, watch: Callable[[Progress], None] | None = None) -> TuneResult:
@@ -73,11 +76,12 @@ def _tune(source: str, config: TuneConfig, watch: Callable[[Progress], None], me
     _check_reachable(config, costs, space.distinct)
     bench = Bench(config, subject.materials, meter_place, watch)
     try:
-        tried, finalists, whole_tried = _search(Ask(subject, config, fits, bench, meter_place), space, whole)
+        ask = Ask(subject, config, fits, bench, meter_place)
+        tried, climbed, whole_tried = _search(ask, space, whole)
+        climbed, finals = _finals(ask, (tried, climbed, whole_tried), costs, meter)
     finally:
         bench.close()
-    finals = measure_finals(subject, (whole_tried, *finalists), costs, meter, meter_place)
-    result = _result(subject, (tried, finalists, whole_tried), finals, costs, (config, space, bench.failures))
+    result = _result(subject, (tried, climbed, whole_tried), finals, costs, (config, space, bench.failures))
     result = replace(result, seconds=time.monotonic() - started)
     publish(result.points, [*result.front, *filter(None, [result.recommended, result.nearest])], meter_place)
     write_report(result, config.out)
@@ -93,6 +97,7 @@ def _settings(source: str, subject: Subject, config: TuneConfig) -> dict[str, An
         **{name: value for name, value in _plain(config).items() if name not in _FREE},
         "data_sha256": subject.data_sha256,
         "train_sha256": materials.train.sha256,
+        **({"validation_sha256": materials.heldout.sha256} if config.validation else {}),
     }
 
 
@@ -161,7 +166,7 @@ def _check_reachable(config: TuneConfig, costs: Costs, candidates: Sequence[Cand
     )
 
 
-def _search(ask: Ask, space: Space, whole: Candidate) -> tuple[tuple[Tried, ...], tuple[Tried, ...], Tried]:
+def _search(ask: Ask, space: Space, whole: Candidate) -> tuple[tuple[Tried, ...], Climbed, Tried]:
     """Everything that workers do: the unpruned model measured, candidates repaired, survivors trained."""
     config = ask.config
     task = task_of(ask.subject, config, whole, weights=True)
@@ -170,22 +175,32 @@ def _search(ask: Ask, space: Space, whole: Candidate) -> tuple[tuple[Tried, ...]
         raise ShallowvitError(f"tune: no answer of the unpruned model: {ask.bench.failures[task.name]}")
     whole_tried = Tried(whole, reference["top1"], ask.fits(whole) or 0.0)
     tried = search(ask, space)
-    finalists = climb(ask, tried, config.budgets.floor(reference["top1"]))
-    if not config.rungs:  # what is only repaired has left no weights yet
-        ask.bench.results(
-            [task_of(ask.subject, config, one.candidate, weights=True) for one in finalists], "repairing finalists"
-        )
-    return tried, finalists, whole_tried
+    return tried, climb(ask, tried, config.budgets.floor(reference["top1"])), whole_tried
+
+
+def _finals(ask: Ask, searched: tuple[tuple[Tried, ...], Climbed, Tried], costs: Costs, meter: Meter) -> tuple[Climbed, Finals]:
+    """Measure the finalists, and train others where all of them miss a budget."""
+    tried, climbed, whole = searched
+    floor = ask.config.budgets.floor(whole.top1)
+    for left in range(_STAND_INS, -1, -1):
+        ask.bench.close()  # nothing else may run while this measures
+        finals = measure_finals(ask.subject, (whole, *climbed.finalists), costs, meter, ask.place)
+        cheaper = missed_by_all(finals, ask.config.budgets) if left else None
+        more = None if cheaper is None else stand_in(ask, tried, climbed, floor, cheaper=cheaper)
+        if more is None:
+            break
+        climbed = more
+    return climbed, finals
 
 
 def _result(
     subject: Subject,
-    searched: tuple[tuple[Tried, ...], tuple[Tried, ...], Tried],
+    searched: tuple[tuple[Tried, ...], Climbed, Tried],
     finals: Finals,
     costs: Costs,
     about: tuple[TuneConfig, Space, dict[str, str]],
 ) -> TuneResult:
-    (tried, _, whole), (config, space, failures) = searched, about
+    (tried, climbed, whole), (config, space, failures) = searched, about
     known = {point.name for point in finals.points}
     others: list[TunePoint] = []
     for one in tried:
@@ -194,7 +209,6 @@ def _result(
             if point.name not in known:
                 others.append(point)
     verdict = recommend(finals.points, config.budgets, costs.source)
-    rungs = _rungs(config, len([one for one in tried if one.candidate.name != "whole"]))
     return TuneResult(
         settings=_settings(subject.materials.model.source, subject, config),
         whole_top1=finals.whole_top1,
@@ -203,19 +217,33 @@ def _result(
         recommended=verdict.recommended,
         nearest=verdict.nearest,
         reason=verdict.reason,
-        trainings=sum(count for count, _ in rungs),
-        epochs=sum(count * epochs for count, epochs in rungs),
+        trainings=climbed.trainings,
+        epochs=climbed.epochs,
         candidates=len(tried),
         latency_from=costs.source,
-        warnings=(*subject.warnings, *finals.warnings, *(f"not measured: {text}" for text in costs.missing)),
+        warnings=(
+            *subject.warnings,
+            *_seen(subject, config, whole, finals),
+            *finals.warnings,
+            *(f"not measured: {text}" for text in costs.missing),
+        ),
         failures=(*space.skipped, *sorted(failures.values())),
     )
 
 
-def _rungs(config: TuneConfig, candidates: int) -> list[tuple[int, int]]:
-    """How many models each rung trains, and for how many epochs."""
-    places, found = min(config.trained, candidates), []
-    for epochs in config.rungs:
-        found.append((places, epochs))
-        places = min(places, max(config.finalists, -(-places // config.eta)))
-    return found
+def _seen(subject: Subject, config: TuneConfig, whole: Tried, finals: Finals) -> tuple[str, ...]:
+    """Say so where the model knows the items that judge: it is far better on them than on the named data."""
+    measured = next((point for point in finals.points if not point.removed and point.top1 is not None), None)
+    if measured is None or measured.top1 is None or not measured.items:
+        return ()
+    judges = len(subject.materials.heldout)
+    both = (whole.top1 * judges + measured.top1 * measured.items) / (judges + measured.items)
+    error = math.sqrt(both * (1 - both) * (1 / judges + 1 / measured.items))
+    if whole.top1 - measured.top1 <= _SURE * error:
+        return ()
+    where = "of --validation" if config.validation else "held out of --train"
+    other = "--validation other ones" if config.validation else "some of their own by --validation"
+    return (
+        f"the unpruned model has top-1 {whole.top1:.1%} on the items that judge candidates ({where}) and {measured.top1:.1%} "
+        f"on --data: it may have been trained on the former, and choices are worse for it; give {other}",
+    )

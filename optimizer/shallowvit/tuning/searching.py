@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .place import Bench, Place
     from .subject import Subject
 
-__all__ = ["Ask", "Tried", "climb", "order", "search", "spread", "task_of"]
+__all__ = ["Ask", "Climbed", "Tried", "climb", "order", "search", "spread", "stand_in", "task_of"]
 
 _SEARCH = "tune"
 
@@ -33,6 +33,15 @@ class Tried:
     candidate: Candidate
     top1: float
     item_ms: float
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """The finalists, the best first, the trainings that were done on the way, and their epochs together."""
+
+    finalists: tuple[Tried, ...]
+    trainings: int = 0
     epochs: int = 0
 
 
@@ -78,8 +87,8 @@ def search(ask: Ask, space: Space) -> tuple[Tried, ...]:
     return _sampled(ask, space)
 
 
-def climb(ask: Ask, tried: Sequence[Tried], floor: float | None) -> tuple[Tried, ...]:
-    """Train survivors in rungs of more and more epochs for fewer and fewer, and return the finalists, the best first.
+def climb(ask: Ask, tried: Sequence[Tried], floor: float | None) -> Climbed:
+    """Train survivors in rungs of more and more epochs for fewer and fewer.
 
     Args:
         ask: See ``Ask``.
@@ -87,15 +96,34 @@ def climb(ask: Ask, tried: Sequence[Tried], floor: float | None) -> tuple[Tried,
         floor: The top-1 that is enough; None: the most accurate are looked for.
     """
     config = ask.config
-    running = [one for one in tried if one.candidate.removed or one.candidate.keep_tokens < 1]
-    places = min(config.trained, len(running))
+    running = _changed(tried)
+    places, trainings, spent = min(config.trained, len(running)), 0, 0
     for number, epochs in enumerate(config.rungs):
-        last = number == len(config.rungs) - 1
         chosen = spread(running, places) if floor is not None and not number else order(running, floor)[:places]
-        doing = f"training {len(chosen)} candidates for {epochs} epoch{'s' * (epochs > 1)}"
-        running = list(_tried(ask, [one.candidate for one in chosen], epochs, doing, weights=last))
-        places = max(config.finalists, -(-places // config.eta)) if not last else places
-    return tuple(order(running, floor)[: config.finalists])
+        running = _trained(ask, [one.candidate for one in chosen], epochs)
+        trainings, spent = trainings + len(running), spent + epochs * len(running)
+        places = max(config.finalists, -(-places // config.eta))
+    finalists = order(running, floor)[: config.finalists]
+    if not config.rungs:  # what is only repaired has left no weights yet
+        finalists = _trained(ask, [one.candidate for one in finalists], 0)
+    return Climbed(tuple(finalists), trainings, spent)
+
+
+def stand_in(ask: Ask, tried: Sequence[Tried], climbed: Climbed, floor: float | None, *, cheaper: bool) -> Climbed | None:
+    """Train one more for finalists that all miss a budget, when they were measured: a cheaper one, or a dearer one.
+
+    Returns:
+        With it among the finalists; None where there is none.
+    """
+    costs = [one.item_ms for one in climbed.finalists]
+    able = [one for one in _changed(tried) if (one.item_ms < min(costs) if cheaper else one.item_ms > max(costs))]
+    if not able:
+        return None
+    epochs = ask.config.rungs[-1] if ask.config.rungs else 0
+    chosen = order(able, None if cheaper else floor)[0]
+    found = _trained(ask, [chosen.candidate], epochs)
+    more = bool(epochs) * len(found)
+    return Climbed((*climbed.finalists, *found), climbed.trainings + more, climbed.epochs + epochs * more) if found else None
 
 
 def order(tried: Sequence[Tried], floor: float | None) -> list[Tried]:
@@ -125,6 +153,17 @@ def spread(tried: Sequence[Tried], count: int) -> list[Tried]:
         return [front[step] for step in dict.fromkeys(steps)] if count > 1 else [front[-1]]
     others = order([one for one in tried if one not in front], None)
     return [*front, *others][:count]
+
+
+def _changed(tried: Sequence[Tried]) -> list[Tried]:
+    return [one for one in tried if one.candidate.removed or one.candidate.keep_tokens < 1]
+
+
+def _trained(ask: Ask, candidates: Sequence[Candidate], epochs: int) -> list[Tried]:
+    """Train, or only repair where there are no epochs; what may become a bundle leaves its weights."""
+    doing = f"training {len(candidates)} candidates for {epochs} epoch{'s' * (epochs > 1)}" if epochs else "repairing finalists"
+    last = epochs == (ask.config.rungs[-1] if ask.config.rungs else 0)
+    return list(_tried(ask, candidates, epochs, doing, weights=last))
 
 
 def _tried(ask: Ask, candidates: Sequence[Candidate], epochs: int, doing: str, *, weights: bool = False) -> tuple[Tried, ...]:

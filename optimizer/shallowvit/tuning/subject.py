@@ -1,7 +1,7 @@
 """Read what is tuned, and its data in three parts: what candidates are trained on, what judges them, and what is reported on.
 
-A newcomer's trap: the part that judges is drawn out of ``train`` before anything else, so that neither a criterion nor a repair
-nor a training sees it.
+A newcomer's trap: without data of its own, the part that judges is drawn out of ``train`` before anything else, so that neither
+a criterion nor a repair nor a training sees it.
 """
 
 from __future__ import annotations
@@ -79,18 +79,10 @@ def read_subject(source: str, config: TuneConfig) -> Subject:
             f"tune: {source} gives {list(model.output_shapes[0][1:])} an item, and what is held to an accuracy needs classes; "
             "give a classifier"
         )
-    drawn = read_items(config.train, model, config.items + config.holdout, stage="tune")
-    if len(drawn) < config.holdout + 2:
-        raise ShallowvitError(
-            f"tune: {config.train} holds {len(drawn)} items, and {config.holdout} of them judge candidates; give at least "
-            f"{config.holdout + 2}, or lower --holdout"
-        )
-    _check_step(config, len(drawn) - config.holdout)
-    # as many of a small set come in its own order
-    order = np.random.default_rng([config.seed, len(drawn)]).permutation(len(drawn))
-    heldout, train = (_part(drawn, np.sort(chosen)) for chosen in (order[: config.holdout], order[config.holdout :]))
+    train, heldout = _apart(model, config) if config.validation else _held_out(model, config)
+    _check_step(config, len(train))
     data = read_items(config.data, model, stage="tune")
-    warnings = _overlap(config, data, drawn)
+    warnings = _overlap(config, data, train, heldout)
     identity = identity_of(model)
     return Subject(
         model=model,
@@ -101,14 +93,39 @@ def read_subject(source: str, config: TuneConfig) -> Subject:
     )
 
 
+def _apart(model: LoadedModel, config: TuneConfig) -> tuple[Items, Items]:
+    """The items to train on, and those of the data set that judges."""
+    assert config.validation is not None
+    return (
+        read_items(config.train, model, config.items, stage="tune"),
+        read_items(config.validation, model, config.holdout, stage="tune"),
+    )
+
+
+def _held_out(model: LoadedModel, config: TuneConfig) -> tuple[Items, Items]:
+    """The items to train on, and those that were drawn out of them."""
+    drawn = read_items(config.train, model, config.items + config.holdout, stage="tune")
+    if len(drawn) < config.holdout + 2:
+        raise ShallowvitError(
+            f"tune: {config.train} holds {len(drawn)} items, and {config.holdout} of them judge candidates; give at least "
+            f"{config.holdout + 2}, lower --holdout, or give --validation"
+        )
+    # as many of a small set come in its own order
+    order = np.random.default_rng([config.seed, len(drawn)]).permutation(len(drawn))
+    heldout, train = (_part(drawn, np.sort(chosen)) for chosen in (order[: config.holdout], order[config.holdout :]))
+    return train, heldout
+
+
 def _check_step(config: TuneConfig, count: int) -> None:
     """Refuse items that don't fill a step of a training, which would fail for every candidate when all are repaired."""
     training = config.training
     left, step = count - round(training.validation_share * count), training.batch * training.accumulate
     if config.rungs and left < step:
+        judging = "what judges epochs" if config.validation else f"--holdout {config.holdout} and what judges epochs"
+        fewer = "" if config.validation else ", lower --holdout"
         raise ShallowvitError(
-            f"tune: {left} items of {config.train} are left to train on behind --holdout {config.holdout} and what judges "
-            f"epochs, a step takes {step}; give more items, lower --holdout, or train nothing: --method {config.closed_form}"
+            f"tune: {left} items of {config.train} are left to train on behind {judging}, a step takes {step}; give more "
+            f"items{fewer}, or train nothing: --method {config.closed_form}"
         )
 
 
@@ -119,14 +136,25 @@ def _part(items: Items, chosen: np.ndarray) -> Items:
     return Items(items.name, frames, labels, digest.hexdigest())
 
 
-def _overlap(config: TuneConfig, data: Items, drawn: Items) -> tuple[str, ...]:
-    """Accuracy on items that were trained on says nothing."""
-    seen = {hashlib.blake2b(frames.data).digest() for frames in np.asarray(drawn.frames)}
-    again = sum(hashlib.blake2b(frames.data).digest() in seen for frames in np.asarray(data.frames))
-    if again == len(data):
-        raise ShallowvitError(
-            f"tune: all {len(data)} items of --data {config.data} are among those of --train {config.train}; report on others"
-        )
-    if not again:
-        return ()
-    return (f"{again} of {len(data)} items of --data are among those of --train, so accuracies are too good",)
+def _overlap(config: TuneConfig, data: Items, train: Items, heldout: Items) -> tuple[str, ...]:
+    """Accuracy on items that were trained on, or that candidates were chosen by, says little."""
+    own, trained, judged = _hashes(data), _hashes(train), _hashes(heldout)
+    pairs = [(f"--data {config.data}", own, f"--train {config.train}", trained)]
+    if config.validation is None:
+        pairs = [(f"--data {config.data}", own, f"--train {config.train}", trained + judged)]
+    else:
+        validation = f"--validation {config.validation}"
+        pairs += [(pairs[0][0], own, validation, judged), (validation, judged, pairs[0][2], trained)]
+    warnings = []
+    for one, items, other, seen in pairs:
+        known = set(seen)
+        again = sum(item in known for item in items)
+        if again == len(items):
+            raise ShallowvitError(f"tune: all {again} items of {one} are among those of {other}; give others")
+        if again:
+            warnings.append(f"{again} of {len(items)} items of {one} are among those of {other}, so accuracies are too good")
+    return tuple(warnings)
+
+
+def _hashes(items: Items) -> list[bytes]:
+    return [hashlib.blake2b(frames.data).digest() for frames in np.asarray(items.frames)]
