@@ -7,9 +7,9 @@ that tune gives its finalists, and reports the one that is best on the items tha
 unpruned model's latency. One row a budget and seed is appended to ``benchmarks/results/tuning.jsonl``; what is done is kept in
 the state folder, so the same command goes on.
 
-The demo model has seen every digit image of ``demo:train``, so candidates are judged by clips of half of the test images and
-reported on by clips of the other half. A newcomer's trap: either search may be ahead by chance, since both choose by the one
-half and are compared on the other.
+The demo model has seen every digit image of ``demo:train``, so candidates are judged by ``demo:validation``, clips of half of
+the test images, and reported on by ``demo:report``, clips of the other half. A newcomer's trap: either search may be ahead by
+chance, since both choose by the one half and are compared on the other.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from shallowvit import Budgets, TrainConfig, TuneConfig, tune
 from shallowvit_bench.conditions import read_conditions
-from shallowvit_bench.demo_clips import draw_clips
 
 if TYPE_CHECKING:
     from shallowvit.tuning import TuneResult
@@ -35,8 +32,6 @@ CRITERIA = ("entropy", "depth", "block-influence", "l1", "bypass", "taylor-weigh
 SELECTS = ("prefix", "interval", "gaps")
 KEEP_TOKENS = (1.0, 0.5)
 _ALL = 1000  # more than there are candidates, so that each is trained
-_CLIPS = 2000
-_HALVES = {"validation": (slice(0, None, 2), 11), "report": (slice(1, None, 2), 12)}  # images of the split, seed
 
 
 def main() -> None:
@@ -49,11 +44,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=2048)
     given = parser.parse_args()
     given.state.mkdir(parents=True, exist_ok=True)
-    data = {name: _drawn(given.state / f"{name}.npz", *half) for name, half in _HALVES.items()}
     base = TuneConfig(
-        data["report"], "demo:train", Budgets(max_latency_ms=1e6), given.state / "whole", data["validation"],
+        "demo:report", "demo:train", Budgets(max_latency_ms=1e6), given.state / "whole", "demo:validation",
         precisions=("fp32",), criteria=CRITERIA, selects=SELECTS, keep_tokens=KEEP_TOKENS, trials=_ALL, items=given.items,
-        holdout=_CLIPS, training=TrainConfig(epochs=given.epochs),
+        holdout=2000, training=TrainConfig(epochs=given.epochs),
     )  # fmt: skip
     # the unpruned model's latency, which budgets are shares of
     measured = tune("demo", replace(base, depths=(12,), keep_tokens=(1.0,), criteria=("depth",), method="projection"), _say)
@@ -92,16 +86,6 @@ def _compare(base: TuneConfig, share: float, whole: Any) -> None:
             "conditions": asdict(read_conditions(None)),
         }
     )
-
-
-def _drawn(path: Path, images: slice, seed: int) -> str:
-    """Write clips of these images of the test split, unless they are there; the path."""
-    if not path.is_file():
-        clips = draw_clips(np.random.default_rng(seed), _CLIPS, "test", images)
-        beside = path.with_name(f".{path.name}.partial.npz")
-        np.savez(beside, frames=clips.frames, labels=clips.labels)
-        beside.replace(path)
-    return str(path)
 
 
 def _resumed(config: TuneConfig) -> TuneResult:

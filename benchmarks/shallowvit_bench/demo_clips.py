@@ -2,7 +2,8 @@
 
 A clip shows one digit that moves across a 16 x 16 torus in front of another, fainter digit that stands still; its label is
 which digit moves and in which of four directions, so neither a single frame nor the motion alone gives it away. Train and
-test clips draw from disjoint digit images: a model cannot score well on ``test`` by knowing the images.
+test clips draw from disjoint digit images: a model cannot score well on ``test`` by knowing the images. Who must choose by
+one set and report on another takes ``validation`` and ``report``, which draw from a half of the test images each.
 """
 
 from __future__ import annotations
@@ -21,7 +22,23 @@ CLIP_SHAPE = (_FRAMES, _SIZE, _SIZE, 3)
 _DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns) per frame
 LABELS = tuple(f"{digit} moving {direction}" for digit in range(10) for direction in _DIRECTIONS)
 _FIRST_TEST_IMAGE = 1400  # images from here on are seen by no training clip
-SPLITS = {"train": (40_000, 1), "test": (2_000, 2)}  # clips in the split, seed
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many clips a split holds, the seed they are drawn from, and which digit images they show."""
+
+    clips: int
+    seed: int
+    images: slice
+
+
+SPLITS = {
+    "train": Split(40_000, 1, slice(_FIRST_TEST_IMAGE)),
+    "test": Split(2_000, 2, slice(_FIRST_TEST_IMAGE, None)),
+    "validation": Split(2_000, 3, slice(_FIRST_TEST_IMAGE, None, 2)),
+    "report": Split(2_000, 4, slice(_FIRST_TEST_IMAGE + 1, None, 2)),
+}
 
 
 @dataclass(frozen=True)
@@ -33,14 +50,14 @@ class Clips:
 
 
 def demo_clips(split: str, count: int | None = None) -> Clips:
-    """Return the first ``count`` clips (all by default) of the fixed split ``train`` (40,000) or ``test`` (2,000).
+    """Return the first ``count`` clips (all by default) of a fixed split: ``train`` (40,000) or one of the others (2,000).
 
     Raises:
         ValueError: the split is unknown or holds fewer than ``count`` clips.
     """
     if split not in SPLITS:
         raise ValueError(f"demo_clips: no split {split!r}; choose from {', '.join(SPLITS)}")
-    size, seed = SPLITS[split]
+    size, seed = SPLITS[split].clips, SPLITS[split].seed
     count = size if count is None else count
     if not 0 < count <= size:
         raise ValueError(f"demo_clips: {count} clips asked of the {split} split, which holds {size}; ask for 1 to {size}")
@@ -80,7 +97,7 @@ def _digits(split: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """The split's digit images, float32 in 0..1 on an empty 16 x 16 canvas, and which digits they are."""
     with (files("shallowvit_bench") / "data" / "digits.npz").open("rb") as file, np.load(file) as arrays:
         images, labels = arrays["images"], arrays["labels"]
-    chosen = slice(_FIRST_TEST_IMAGE, None) if split == "test" else slice(_FIRST_TEST_IMAGE)
+    chosen = SPLITS[split].images
     canvas = np.zeros((len(images[chosen]), _SIZE, _SIZE), np.float32)
     canvas[:, :8, :8] = images[chosen] / 16
     return canvas, labels[chosen]

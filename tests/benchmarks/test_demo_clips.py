@@ -11,6 +11,8 @@ from shallowvit_bench.demo_clips import CLIP_SHAPE, LABELS, demo_clips, draw_cli
     [
         ("train", "a14a53cc8c1dc5752bb1eceb12ee6d26806ca91e4d86a12c59ceebf1e9395f36"),
         ("test", "b847366806d98208921b8875136db13abf4feda6c8603f9f877653534e26d25f"),
+        ("validation", "d50c6b1461a58d77c26f3984883bcfc44f0347beff0db9a943fcb538fe0f9d75"),
+        ("report", "2659af12cfe6e9020e3366704e91634dbb9c9ad8d17784298fb4aa362bebe423"),
     ],
 )
 def test_demo_clips_of_a_split_are_the_fixed_ones(split, expected):
@@ -31,12 +33,14 @@ def test_demo_clips_show_every_label():
     assert set(demo_clips("test").labels) == set(range(len(LABELS)))
 
 
-def test_draw_clips_train_and_test_draw_from_disjoint_images():
+def test_draw_clips_splits_draw_from_disjoint_images():
     from shallowvit_bench.demo_clips import _digits
 
-    train, test = (np.unique(_digits(split)[0].reshape(-1, 256), axis=0) for split in ("train", "test"))
-    both = np.unique(np.concatenate([train, test]), axis=0)
-    assert len(both) == len(train) + len(test)
+    names = ("train", "test", "validation", "report")
+    train, test, validation, report = (np.unique(_digits(split)[0].reshape(-1, 256), axis=0) for split in names)
+    for one, other in ((train, test), (validation, report)):
+        assert len(np.unique(np.concatenate([one, other]), axis=0)) == len(one) + len(other)
+    assert np.array_equal(np.unique(np.concatenate([validation, report]), axis=0), test)
 
 
 def test_draw_clips_moves_the_labelled_digit_in_the_labelled_direction():

@@ -61,7 +61,7 @@ def open_demo(split: str, taker: Taker, labelled: bool, enough: int | None) -> t
     """Make the clips of a split of ``demo``, or the first ``enough``."""
     if labelled and taker.labels != LABELS:
         raise BenchError(f"open_dataset: {called(taker)} doesn't have the labels of the data set demo; give its own data")
-    size, _seed = SPLITS[split]
+    size = SPLITS[split].clips
     clips = demo_clips(split, min(size, enough or size))
     return ArrayItems((clips.frames,), (split,)), clips.labels if taker.labels == LABELS else NO_LABELS
 

@@ -17,7 +17,12 @@ from .sampling import Views, views_from_text
 
 __all__ = ["DEMO", "FORMS", "DataSpec", "check_spec", "parse_spec"]
 
-DEMO = {"demo": "test", "demo:train": "train"}  # accuracy is measured on clips that no training has seen
+DEMO = {  # accuracy is measured on clips that no training has seen
+    "demo": "test",
+    "demo:train": "train",
+    "demo:validation": "validation",
+    "demo:report": "report",
+}
 assert set(DEMO.values()) <= set(SPLITS)
 _VIDEO = ("root", "classes", "views", "sampling", "stride")
 # form -> the options it takes
@@ -31,8 +36,9 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "audio": ("root", "classes", "mean", "std"),
     "binary": (),  # its options are those of the form behind it
 }
-_HELP = "give 'demo', 'demo:train', a .npz file, a folder of .npz files or of class folders of images, or one of " + ", ".join(
-    f"{form}:..." for form in FORMS
+_HELP = (
+    f"give one of {', '.join(map(repr, DEMO))}, a .npz file, a folder of .npz files or of class folders of images, or one of "
+    + ", ".join(f"{form}:..." for form in FORMS)
 )
 
 
