@@ -303,7 +303,9 @@ def test_a_full_disk_is_told_and_loses_no_finished_measurement(server, device, b
 
 def test_an_interruption_here_leaves_the_device_going_on_and_is_picked_up(server, device, bundle, cache):
     script = (
-        "import sys\n"
+        "import signal, sys\n"
+        # tests that a shell runs in its background inherit that interruptions are ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"sys.path[:0] = {[entry for entry in sys.path if entry]!r}\n"
         "from test_remote_bench import *\n"
         "from shallowvit_bench.remote.registry import Device\n"

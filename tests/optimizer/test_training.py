@@ -17,7 +17,7 @@ from shallowvit.errors import MissingDependencyError, ShallowvitError
 from shallowvit.recovery import RecoverConfig, TrainConfig, Workplace
 from shallowvit.recovery.schedules import parameter_groups, schedule_of
 from shallowvit.recovery.supervised import finetune_pruned
-from shallowvit.recovery.training import CHECKPOINT
+from shallowvit.recovery.training import CHECKPOINT, DIVERGED
 
 from .small_models import loaded, stacked
 
@@ -152,6 +152,39 @@ def test_train_loss_not_finite_stops_and_keeps_the_checkpoint(video_model, prune
     with pytest.raises(ShallowvitError, match=told):
         _finetune(video_model, pruned_video, clips, wild, tmp_path)
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 1
+
+
+def test_train_that_diverged_goes_on_from_the_good_checkpoint_at_a_lower_rate(video_model, pruned_video, clips, tmp_path):
+    own = replace(pruned_video, model=replace(pruned_video.model, module=copy.deepcopy(pruned_video.model.module)))
+
+    def break_behind_step_3(done, _all, _line):
+        if done == 3:
+            own.model.module.classifier.weight.data[0, 0] = float("inf")
+
+    often = replace(PLAIN, checkpoint_steps=1)
+    with pytest.raises(ShallowvitError, match=r"Lower --learning-rate from 0.001, to go on from there, or remove it"):
+        finetune_pruned(
+            video_model, own, RecoverConfig(str(clips), "finetune", training=often), Workplace(tmp_path, break_behind_step_3)
+        )
+    with pytest.raises(ShallowvitError, match=r"is of a run with learning_rate 0.001, this one has 0.002"):
+        _finetune(video_model, pruned_video, clips, replace(often, learning_rate=2e-3), tmp_path)
+    with pytest.raises(ShallowvitError, match="is of a run with batch 8, this one has 16"):
+        _finetune(video_model, pruned_video, clips, replace(often, learning_rate=1e-4, batch=16), tmp_path)
+    steps = []
+    gentle = replace(often, learning_rate=1e-4)
+    training, _ = _finetune(video_model, pruned_video, clips, gentle, tmp_path, lambda done, *_: steps.append(done))
+    assert steps[0] == 3
+    assert training.epochs[-1].learning_rate < 1e-4
+    (change,) = training.changes
+    assert change.startswith(
+        "learning_rate 0.001 to 0.0001 from step 2 on, since student.classifier.weight is no longer finite"
+    )
+    assert not (tmp_path / DIVERGED).exists()
+    # what has got past it is a run like any other
+    again, _ = _finetune(video_model, pruned_video, clips, gentle, tmp_path)
+    assert (again.changes, _losses(again)) == (training.changes, _losses(training))
+    with pytest.raises(ShallowvitError, match=r"is of a run with learning_rate 0.0001, this one has 1e-05"):
+        _finetune(video_model, pruned_video, clips, replace(gentle, learning_rate=1e-5), tmp_path)
 
 
 def test_train_another_runs_checkpoint_is_refused(video_model, pruned_video, clips, tmp_path):

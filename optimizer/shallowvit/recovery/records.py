@@ -36,7 +36,8 @@ class Epoch:
 class Training:
     """A training: its method, its epochs, which one's weights were kept, and what it took.
 
-    ``items`` were trained on, ``inputs_seen`` counts each as often as it was seen; ``stopped`` says why it ended early.
+    ``items`` were trained on, ``inputs_seen`` counts each as often as it was seen; ``stopped`` says why it ended early, and
+    ``changes`` what was made gentler on the way after it had diverged, each as a sentence.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Training:
     inputs_seen: int
     seconds: float
     stopped: str | None = None
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ step of the optimiser sees ``batch`` x ``accumulate`` x processes.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from dataclasses import asdict
 from importlib import import_module
@@ -20,6 +21,7 @@ import torch
 from ..errors import MissingDependencyError, ShallowvitError
 from ..files import disk_sentences
 from ..models.weights import hash_state
+from ..workers.cells import write_whole
 from .checkpointing import check_same_run, read_checkpoint, save_atomically
 from .objectives import Batch
 from .records import Epoch, Training
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 __all__ = ["require_packages", "train"]
 
 CHECKPOINT = "checkpoint.pt"
+DIVERGED = "diverged.json"  # beside the checkpoint: what ended the training, until it has got past that
 _UNCHANGING = ("workers", "checkpoint_steps", "patience")  # settings that another run of the same losses may have
+_GENTLER = ("learning_rate", "precision")  # settings that may change from the checkpoint on where a training diverged
 
 
 def train(
@@ -115,6 +119,7 @@ class _Run:
         self._epochs: list[Epoch] = []
         self._best: dict[str, torch.Tensor] | None = None
         self._kept = 0
+        self._changes: list[str] = []
 
     @property
     def _checkpoint(self) -> Any:
@@ -154,6 +159,7 @@ class _Run:
             self._step * self._items_a_step,
             sum(epoch.seconds for epoch in self._epochs),
             stopped,
+            tuple(self._changes),
         )
 
     def end(self) -> None:
@@ -201,11 +207,20 @@ class _Run:
 
     def _lost(self, what: str, step: int) -> ShallowvitError:
         """Say what isn't finite and in which step, counted from 0, and which checkpoint is good."""
-        kept = f"the checkpoint of step {self._saved_step} stays in {self._checkpoint}"
+        where = f"{what} in step {step % self._steps_an_epoch + 1} of epoch {len(self._epochs) + 1}"
+        kept, on = "no checkpoint was kept", ""
+        if self._saved_step:
+            kept, on = (
+                f"the checkpoint of step {self._saved_step} stays in {self._checkpoint}",
+                ", to go on from there, or remove it to start again",
+            )
+            if self._accelerator.is_main_process:
+                note = {"step": self._saved_step, "what": where}
+                with disk_sentences(self._method, self._checkpoint.parent):
+                    write_whole(self._checkpoint.with_name(DIVERGED), json.dumps(note))
+        finer = " or train in bf16 or fp32" if self._training.precision == "fp16" else ""
         return ShallowvitError(
-            f"{self._method}: {what} in step {step % self._steps_an_epoch + 1} of epoch {len(self._epochs) + 1}; "
-            f"{kept if self._saved_step else 'no checkpoint was kept'}. Lower --learning-rate from "
-            f"{self._training.learning_rate:g}" + (" or train in bf16 or fp32" if self._training.precision == "fp16" else "")
+            f"{self._method}: {where}; {kept}. Lower --learning-rate from {self._training.learning_rate:g}{finer}{on}"
         )
 
     def _check_weights(self) -> None:
@@ -289,9 +304,11 @@ class _Run:
                 "best": self._best,
                 "optimizer": self._optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
+                "changes": self._changes,
             }
             try:
                 save_atomically(state, self._checkpoint, self._method)
+                self._checkpoint.with_name(DIVERGED).unlink(missing_ok=True)
             except ShallowvitError as err:
                 kept = f"the checkpoint of step {self._saved_step} is kept" if self._saved_step else "there is none before it"
                 raise ShallowvitError(f"{err}. It was the checkpoint of step {self._step}; {kept}") from err
@@ -300,7 +317,9 @@ class _Run:
     def _resume(self) -> None:
         path = self._checkpoint
         state = read_checkpoint(self._method, path, torch.device("cpu"))
-        check_same_run(self._method, path, state["run"], self._run)
+        self._changes = [*state.get("changes", ()), *self._gentler(state)]
+        settled = {name: self._run[name] for name in _GENTLER} if len(self._changes) > len(state.get("changes", ())) else {}
+        check_same_run(self._method, path, state["run"] | settled, self._run)
         self._weights.restore(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self._accelerator.scaler is not None:
@@ -309,6 +328,17 @@ class _Run:
         self._epochs = [Epoch(**epoch) for epoch in state["epochs"]]
         self._kept, self._best = state["kept"], state["best"]
         self._sums, self._seconds = dict(state["sums"]), state["seconds"]
+
+    def _gentler(self, state: dict[str, Any]) -> list[str]:
+        """What is changed from the checkpoint on, a sentence, where the training diverged behind it and is now gentler."""
+        path, before = self._checkpoint.with_name(DIVERGED), state["run"]
+        if not path.is_file() or not self._run["learning_rate"] <= before["learning_rate"]:
+            return []
+        note = json.loads(path.read_text())
+        changed = [f"{name} {before[name]} to {self._run[name]}" for name in _GENTLER if before[name] != self._run[name]]
+        if note["step"] != state["step"] or not changed:
+            return []
+        return [f"{' and '.join(changed)} from step {state['step']} on, since {note['what']}"]
 
 
 class _Batches(torch.utils.data.Dataset):
