@@ -15,6 +15,7 @@ from shallowvit.adaptive.settings import depths_from_text
 from shallowvit.adaptive.sources import check_depths
 from shallowvit.adaptive.thresholds import Outcomes, Thresholds, judge, set_thresholds, verdict
 from shallowvit.cli.adapt import adapt as adapt_command
+from shallowvit.cli.build import build as build_command
 from shallowvit.cli.verify import verify as verify_command
 from shallowvit_bench.adaptive import read_adaptive
 from shallowvit_bench.adaptive_choice import NEVER, choose_depths
@@ -288,6 +289,15 @@ def test_adapt_command_makes_depths_of_one_source(video_folder, clips, tmp_path)
     answer = json.loads(run(verify_command, out, "--json").stdout)
     assert answer["ok"]
     assert len(answer["parts"]) == 3
+
+
+def test_build_command_builds_an_engine_of_the_gate_and_of_every_depth(copied):
+    pytest.importorskip("tensorrt_rtx", reason="builds engines; pip install 'shallowvit[tensorrt]'")
+    answer = json.loads(run(build_command, copied, "--engine", "rtx", "--allow-unfused", "--json", "--quiet").stdout)
+    assert list(answer["engines"]) == [str(part) for part in parts_of(copied)]
+    assert all((part / answer["engines"][str(part)]["path"]).is_file() for part in parts_of(copied))
+    assert len(answer["engines"]) == 4
+    verify_adaptive(copied)
 
 
 def test_adapt_command_prints_one_json_object(video_folder, depths, clips, tmp_path):
