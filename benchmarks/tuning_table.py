@@ -4,38 +4,55 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["tuning_table"]
 
 _RESULTS = Path(__file__).parent / "results" / "tuning.jsonl"
-_HEAD = ("budget", "search", "point", "latency", "top-1", "trainings", "epochs together")
+_HEAD = ("budget", "search", "top-1", "latency", "trainings of candidates", "epochs together", "top-1 against exhaustive")
+_SETTINGS = ("epochs", "train_items", "criteria", "selects", "keep_tokens")
 
 
-def tuning_table() -> str:
-    """Return what both searches found under each budget, the newest row a budget."""
-    if not _RESULTS.is_file():
+def tuning_table(results: Path = _RESULTS) -> str:
+    """Return what both searches found under each budget, medians over seeds, of the settings of the newest row."""
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    if not rows:
         return "Not measured yet: `python benchmarks/tuning.py`.\n"
-    newest: dict[float, dict[str, Any]] = {row["share"]: row for row in map(json.loads, _RESULTS.read_text().splitlines())}
+    last = max(rows, key=lambda row: str(row["conditions"]["time_utc"]))
+    newest = {(row["share"], row["seed"]): row for row in rows if all(row.get(name) == last[name] for name in _SETTINGS)}
     lines = [list(_HEAD), ["---"] * len(_HEAD)]
-    for share, row in sorted(newest.items()):
+    for share in sorted({share for share, _ in newest}):
+        own = [row for (one, _), row in sorted(newest.items()) if one == share]
+        budget = median(row["budget_ms"] for row in own)
         for name in ("tune", "exhaustive"):
-            own = row[name]
+            found = [row[name] for row in own]
+            behind = [100 * (row[name]["top1"] - row["exhaustive"]["top1"]) for row in own]
             lines.append(
                 [
-                    f"{row['budget_ms']:.3g} ms ({share:.0%} of the unpruned model's)",
+                    f"{budget:.3g} ms ({share:.0%} of the unpruned model's)",
                     name,
-                    own["point"],
-                    f"{own['latency_ms']:.3g} ms",
-                    f"{own['top1']:.1%}",
-                    str(own["trainings"]),
-                    str(own["epochs"]),
+                    _spread([100 * one["top1"] for one in found], lambda value: f"{value:.1f}%"),
+                    _spread([one["latency_ms"] for one in found], lambda value: f"{value:.3g} ms"),
+                    f"{median(one['trainings'] for one in found):g} of {median(one['candidates'] for one in found):g}",
+                    f"{median(one['epochs'] for one in found):g}",
+                    "" if name == "exhaustive" else _spread(behind, lambda value: f"{value:+.1f}"),
                 ]
             )
-    last = max(newest.values(), key=lambda row: str(row["conditions"]["time_utc"]))
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    seeds = len({seed for _, seed in newest})
     return (
-        f"{table}\nTop-1 on the test clips of `demo`; the unpruned model has {last['whole_top1']:.1%} at "
-        f"{last['whole_ms']:.3g} ms. Trained on {last['train_items']:,} clips, {last['epochs']} epochs in the last rung. Taken "
-        f"on {last['conditions']['device']}.\n"
+        f"{table}\nMedians of {seeds} seed{'s' * (seeds > 1)}, least and greatest in brackets. Top-1 on `demo:report`, clips "
+        "of digit images that neither a training nor a choice has seen; the unpruned model has "
+        f"{last['whole_top1']:.1%} at {last['whole_ms']:.3g} ms. Trained on {last['train_items']:,} clips, {last['epochs']} "
+        f"epochs in the last rung, judged by {last['judging_items']:,}. Taken on {last['conditions']['device']}.\n"
     )
+
+
+def _spread(values: list[float], text: Callable[[float], Any]) -> str:
+    if len(values) == 1 or min(values) == max(values):
+        return str(text(values[0]))
+    return f"{text(median(values))} ({text(min(values))} to {text(max(values))})"

@@ -15,6 +15,7 @@ from shallowvit.cli.main import main
 from shallowvit.errors import ShallowvitError
 from shallowvit.files import only_one
 from shallowvit.tuning import finals
+from shallowvit.tuning.candidates import read_space
 from shallowvit.tuning.report import plot_front
 from shallowvit.tuning.subject import read_subject
 from shallowvit_bench.bundles import read_bundle
@@ -316,6 +317,14 @@ def test_tune_refuses_to_report_on_what_it_trains_on(source, make, place, tmp_pa
     config = replace(make(tmp_path / "out"), data=str(tmp_path / "same.npz"))
     with pytest.raises(ShallowvitError, match=r"all 60 items of --data .*same.npz are among those of --train"):
         tune(source, config)
+
+
+# what is tried
+
+
+def test_read_space_has_fewer_tokens_where_a_block_is_left_to_see_them(video_model, make, tmp_path):
+    space = read_space(video_model, make(tmp_path / "out", keep_tokens=(1.0, 0.5)), tmp_path, None)
+    assert {(one.depth, one.keep_tokens) for one in space.distinct} == {(1, 1.0), (3, 1.0), (3, 0.5)}
 
 
 # what judges candidates

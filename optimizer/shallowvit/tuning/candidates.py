@@ -85,6 +85,8 @@ def read_space(model: LoadedModel, config: TuneConfig, folder: Path, data: Calib
                     skipped[f"depth {depth} by {criterion}: {err}"] = None
                     continue
                 for keep, share in tokens.items():
+                    if keep < 1 and len(chosen.standing) < 2:  # behind the only block there is none to see fewer
+                        continue
                     size = round(chosen.flops_after * share)
                     one = Candidate(criterion, select, depth, keep, chosen.removed, size, chosen.parameters_after, chosen)
                     found[criterion, select, depth, keep] = first.setdefault((chosen.removed, keep), one)
