@@ -360,6 +360,14 @@ def test_climb_without_trainings_leaves_weights_of_the_finalists(ask):
     assert (_depths(climbed.finalists), climbed.trainings, len(bench.rounds)) == ([9, 8], 0, 1)
 
 
+def test_climb_keeps_what_its_training_made_worse_as_it_was_repaired(trained):
+    one, bench, tried = trained(trained=3, finalists=2, training=TrainConfig(epochs=1))
+    better = [replace(found, top1=0.99) if found.candidate.depth == 10 else found for found in tried]
+    climbed = climb(one, better, None)
+    assert [(found.candidate.depth, found.epochs) for found in climbed.finalists] == [(10, 0), (11, 1)]
+    assert [len(names) for names in bench.rounds] == [3, 1]  # and it is repaired again, for its weights
+
+
 def test_stand_in_is_the_best_that_is_cheaper(trained):
     one, bench, tried = trained(training=TrainConfig(epochs=3))
     before = Climbed(tuple(_tried((8, 0.9), (7, 0.8))), 5, 9)

@@ -90,23 +90,24 @@ def search(ask: Ask, space: Space) -> tuple[Tried, ...]:
 def climb(ask: Ask, tried: Sequence[Tried], floor: float | None) -> Climbed:
     """Train survivors in rungs of more and more epochs for fewer and fewer.
 
+    A candidate that is better as it was repaired than behind its training stays as it was repaired: few items to train on may
+    cost more than they give.
+
     Args:
         ask: See ``Ask``.
         tried: What was repaired; the unpruned model is none to train.
         floor: The top-1 that is enough; None: the most accurate are looked for.
     """
     config = ask.config
-    running = _changed(tried)
+    repaired = running = _changed(tried)
     places, trainings, spent = min(config.trained, len(running)), 0, 0
     for number, epochs in enumerate(config.rungs):
         chosen = spread(running, places) if floor is not None and not number else order(running, floor)[:places]
         running = _trained(ask, [one.candidate for one in chosen], epochs)
         trainings, spent = trainings + len(running), spent + epochs * len(running)
         places = max(config.finalists, -(-places // config.eta))
-    finalists = order(running, floor)[: config.finalists]
-    if not config.rungs:  # what is only repaired has left no weights yet
-        finalists = _trained(ask, [one.candidate for one in finalists], 0)
-    return Climbed(tuple(finalists), trainings, spent)
+    finalists = order(_better(repaired, running), floor)[: config.finalists]
+    return Climbed(_kept(ask, finalists), trainings, spent)
 
 
 def stand_in(ask: Ask, tried: Sequence[Tried], climbed: Climbed, floor: float | None, *, cheaper: bool) -> Climbed | None:
@@ -119,11 +120,12 @@ def stand_in(ask: Ask, tried: Sequence[Tried], climbed: Climbed, floor: float | 
     able = [one for one in _changed(tried) if (one.item_ms < min(costs) if cheaper else one.item_ms > max(costs))]
     if not able:
         return None
+    chosen = order(able, None if cheaper else floor)[:1]
     epochs = ask.config.rungs[-1] if ask.config.rungs else 0
-    chosen = order(able, None if cheaper else floor)[0]
-    found = _trained(ask, [chosen.candidate], epochs)
-    more = bool(epochs) * len(found)
-    return Climbed((*climbed.finalists, *found), climbed.trainings + more, climbed.epochs + epochs * more) if found else None
+    found = _trained(ask, [chosen[0].candidate], epochs) if epochs else []
+    more = _kept(ask, _better(chosen, found))
+    spent = epochs * len(found)
+    return Climbed((*climbed.finalists, *more), climbed.trainings + len(found), climbed.epochs + spent) if more else None
 
 
 def order(tried: Sequence[Tried], floor: float | None) -> list[Tried]:
@@ -160,10 +162,26 @@ def _changed(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def _trained(ask: Ask, candidates: Sequence[Candidate], epochs: int) -> list[Tried]:
-    """Train, or only repair where there are no epochs; what may become a bundle leaves its weights."""
-    doing = f"training {len(candidates)} candidates for {epochs} epoch{'s' * (epochs > 1)}" if epochs else "repairing finalists"
-    last = epochs == (ask.config.rungs[-1] if ask.config.rungs else 0)
-    return list(_tried(ask, candidates, epochs, doing, weights=last))
+    """Train; what may become a bundle, as the last rung may, leaves its weights."""
+    doing = f"training {len(candidates)} candidates for {epochs} epoch{'s' * (epochs > 1)}"
+    return list(_tried(ask, candidates, epochs, doing, weights=epochs == ask.config.rungs[-1]))
+
+
+def _better(repaired: Sequence[Tried], trained: Sequence[Tried]) -> list[Tried]:
+    """Each candidate once: trained, unless it was better as it was repaired."""
+    found = {one.candidate: one for one in repaired}
+    for one in trained:
+        if one.top1 >= found[one.candidate].top1:
+            found[one.candidate] = one
+    return list(found.values())
+
+
+def _kept(ask: Ask, finalists: Sequence[Tried]) -> tuple[Tried, ...]:
+    """The finalists that have weights: what was only repaired has left none, and is repaired again."""
+    again = [one.candidate for one in finalists if not one.epochs]
+    found = _tried(ask, again, 0, "repairing finalists", weights=True) if again else ()
+    there = {one.candidate for one in found}
+    return tuple(one for one in finalists if one.epochs or one.candidate in there)
 
 
 def _tried(ask: Ask, candidates: Sequence[Candidate], epochs: int, doing: str, *, weights: bool = False) -> tuple[Tried, ...]:
