@@ -25,9 +25,11 @@ FAR = Budgets(max_latency_ms=1000.0)
 
 
 def save_items(path, count, seed, labels=True):
+    """Clips of noise whose brightness is their label, so that there is something to learn."""
     rng = np.random.default_rng(seed)
-    arrays = {"frames": rng.integers(0, 256, (count, 4, 16, 16, 3), dtype=np.uint8)}
-    np.savez(path, **arrays, **({"labels": rng.integers(0, 5, count)} if labels else {}))
+    classes = rng.integers(0, 5, count)
+    frames = rng.integers(0, 60, (count, 4, 16, 16, 3)) + 40 * classes[:, None, None, None, None]
+    np.savez(path, frames=frames.astype(np.uint8), **({"labels": classes} if labels else {}))
     return path
 
 
@@ -184,8 +186,9 @@ def test_tune_over_another_search_names_what_differs(again, source, make):
 def test_tune_trains_the_best_and_measures_what_it_trained(finished, again, source, make):
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     pytest.importorskip("timm", reason="timm is not installed")
-    result = tune(source, make(_other_settings(again), method="projection,finetune"))
-    assert (result.trainings, result.epochs) == (2, 2)
+    training = TrainConfig(epochs=4, batch=8, learning_rate=3e-3)
+    result = tune(source, make(_other_settings(again), method="projection,finetune", eta=4, training=training))
+    assert (result.trainings, result.epochs) == (3, 6)
     trained = [point for point in result.points if point.epochs]
     assert len(trained) == 1 and trained[0].bundle and trained[0].top1 is not None
     manifest = read_bundle(again / "state" / "bundles" / trained[0].bundle).manifest

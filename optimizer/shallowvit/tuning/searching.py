@@ -163,7 +163,8 @@ def _changed(tried: Sequence[Tried]) -> list[Tried]:
 
 def _trained(ask: Ask, candidates: Sequence[Candidate], epochs: int) -> list[Tried]:
     """Train; what may become a bundle, as the last rung may, leaves its weights."""
-    doing = f"training {len(candidates)} candidates for {epochs} epoch{'s' * (epochs > 1)}"
+    count = len(candidates)
+    doing = f"training {count} candidate{'s' * (count > 1)} for {epochs} epoch{'s' * (epochs > 1)}"
     return list(_tried(ask, candidates, epochs, doing, weights=epochs == ask.config.rungs[-1]))
 
 
