@@ -30,8 +30,8 @@ class TuneConfig:
         train: Labelled items to repair and train on; none of ``data``.
         budgets: What the bundle must keep to.
         out: The folder for state, bundles, table and plot; a search that is there goes on.
-        validation: Labelled items that judge candidates, best ones that the model wasn't trained on; by default some are held
-            out of ``train``.
+        validation: Labelled items that judge candidates, preferably ones that the model wasn't trained on; by default some are
+            held out of ``train``.
         target: A device of ``shallowvit targets``, whose recipe goes into the bundles; without ``device`` or ``latencies`` its
             roofline stands for its latency.
         device: Where latency and accuracy are measured over SSH; by default on this machine.

@@ -139,12 +139,11 @@ def _part(items: Items, chosen: np.ndarray) -> Items:
 def _overlap(config: TuneConfig, data: Items, train: Items, heldout: Items) -> tuple[str, ...]:
     """Accuracy on items that were trained on, or that candidates were chosen by, says little."""
     own, trained, judged = _hashes(data), _hashes(train), _hashes(heldout)
-    pairs = [(f"--data {config.data}", own, f"--train {config.train}", trained)]
+    reported, training, judging = f"--data {config.data}", f"--train {config.train}", f"--validation {config.validation}"
     if config.validation is None:
-        pairs = [(f"--data {config.data}", own, f"--train {config.train}", trained + judged)]
+        pairs = [(reported, own, training, trained + judged)]
     else:
-        validation = f"--validation {config.validation}"
-        pairs += [(pairs[0][0], own, validation, judged), (validation, judged, pairs[0][2], trained)]
+        pairs = [(reported, own, training, trained), (reported, own, judging, judged), (judging, judged, training, trained)]
     warnings = []
     for one, items, other, seen in pairs:
         known = set(seen)
