@@ -33,9 +33,7 @@ def tune(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for state and results; a search that is there goes on.")],
     validation: Annotated[
         str | None,
-        typer.Option(
-            help="Labelled items that judge candidates; use some the model never saw.  [default: held out of --train]"
-        ),
+        typer.Option(help="Labelled items that judge candidates; use some the model never saw.  [default: some of --train]"),
     ] = TuneConfig.validation,
     max_latency: Annotated[
         str | None, typer.Option(metavar="10ms", help="The median latency of an inference at most; ms, us or s.")
