@@ -19,13 +19,13 @@ _COLUMNS = (  # head, part, scorer
 
 
 def tokens_table(results: Path = _RESULTS) -> str:
-    """Return top-1 by scorer before and behind a distillation, with the work and the latency, a line a model and share."""
+    """Return top-1 by scorer before and behind a distillation, with the latency, a line a model and share."""
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     if not rows:
         return "Not measured yet.\n"
     found = {(row["part"], len(row["removed"]), row["share"], row["scorer"]): row for row in rows}
     cases = sorted({(removed, -share) for _part, removed, share, _scorer in found})
-    heads = ["blocks removed", "tokens", "MFLOPs", *(head for head, _part, _scorer in _COLUMNS), "p50 ms"]
+    heads = ["blocks removed", "tokens", *(head for head, _part, _scorer in _COLUMNS), "p50 ms"]
     lines = [heads, ["---"] * len(heads)]
     for removed, negative in cases:
         share = -negative
@@ -33,7 +33,7 @@ def tokens_table(results: Path = _RESULTS) -> str:
         cells = [_top1(found.get((part, removed, share, scorer))) for _head, part, scorer in _COLUMNS]
         timed = found.get(("latency", removed, share, "mean"))
         latency = f"{timed['p50_ms']:.2f}" if timed and timed["p50_ms"] else ""
-        lines.append([f"{removed} of 12", str(own["tokens"]), f"{own['flops'] / 1e6:.1f}", *cells, latency])
+        lines.append([f"{removed} of 12", str(own["tokens"]), *cells, latency])
     trained = next((row for row in reversed(rows) if row["part"] == "distill"), None)
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     text += f"\nTop-1 on {rows[-1]['items']:,} test clips"

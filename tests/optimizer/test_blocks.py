@@ -63,6 +63,29 @@ def test_find_stacks_blocks_flops_are_two_a_multiply_add():
     assert search.flops == 3 * a_block + 2 * 5 * 8 * 3
 
 
+class Attention(nn.Module):
+    """Each token looks at each, by torch's fused operator or by its own products."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.fused = fused
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        query, key, value = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)  # [batch, 2, tokens, 4]
+        if self.fused:
+            mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        else:
+            mixed = (query @ key.mT / 2).softmax(-1) @ value
+        return x + mixed.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_find_stacks_flops_of_attention_count_its_products_fused_or_not(fused):
+    search = find_stacks(Stacked(nn.ModuleList(Attention(fused) for _ in range(3))), {"x": torch.ones(1, 5, 8)})
+    assert [block.flops for block in search.blocks] == [2 * 5 * 8 * 24 + 2 * 2 * 5 * 5 * 8] * 3
+
+
 class _NamedX(nn.Module):
     def __init__(self, inside):
         super().__init__()

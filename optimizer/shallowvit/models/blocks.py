@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ShallowvitError
 from .composite import composite_modes
+from .flops import flop_counter
 from .outputs import shapes_in
 from .placeholder import is_placeholder
 from .records import Block, BlockStack
@@ -227,7 +227,7 @@ def _observe(
         calls[child].times.append(clock)
 
     handles = [child.register_forward_hook(note, with_kwargs=True) for child in calls]
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operator hides nn.MultiheadAttention from the counter
     try:

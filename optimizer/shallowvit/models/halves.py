@@ -13,10 +13,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ShallowvitError
 from .branch_probe import Probe, captured_calls, same
+from .flops import flop_counter
 from .outputs import tensors_in
 from .zero_branch import HalfRemoval, Zeroed, zeros_in_place
 
@@ -299,7 +299,7 @@ def _replaceable(
 
 
 def _count_flops(module: nn.Module, call: Call, zeroed: Sequence[Zeroed]) -> int:
-    with FlopCounterMode(display=False) as counter, zeros_in_place(module, zeroed):
+    with flop_counter() as counter, zeros_in_place(module, zeroed):
         Probe(module, call, redrawn=False).run()
     return int(counter.get_total_flops())
 
