@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["tuning_table"]
 
 _RESULTS = Path(__file__).parent / "results" / "tuning.jsonl"
-_HEAD = ("budget", "search", "top-1", "latency", "trainings of candidates", "epochs together", "top-1 against exhaustive")
+_HEAD = (
+    "budget",
+    "search",
+    "top-1",
+    "latency",
+    "trainings of candidates",
+    "epochs together",
+    "top-1 against exhaustive",
+    "seeds",
+)
 _SETTINGS = ("epochs", "train_items", "criteria", "selects", "keep_tokens")
 
 
@@ -40,12 +49,12 @@ def tuning_table(results: Path = _RESULTS) -> str:
                     f"{median(one['trainings'] for one in found):g} of {median(one['candidates'] for one in found):g}",
                     f"{median(one['epochs'] for one in found):g}",
                     "" if name == "exhaustive" else _spread(behind, lambda value: f"{value:+.1f}"),
+                    str(len(own)),
                 ]
             )
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    seeds = len({seed for _, seed in newest})
     return (
-        f"{table}\nMedians of {seeds} seed{'s' * (seeds > 1)}, least and greatest in brackets. Top-1 on `demo:report`, clips "
+        f"{table}\nMedians over seeds, least and greatest in brackets. Top-1 on `demo:report`, clips "
         "of digit images that neither a training nor a choice has seen; the unpruned model has "
         f"{last['whole_top1']:.1%} at {last['whole_ms']:.3g} ms. Trained on {last['train_items']:,} clips, {last['epochs']} "
         f"epochs in the last rung, judged by {last['judging_items']:,}. Taken on {last['conditions']['device']}.\n"

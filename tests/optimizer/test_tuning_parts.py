@@ -376,6 +376,14 @@ def test_stand_in_is_the_best_that_is_cheaper(trained):
     assert (found.trainings, found.epochs, len(bench.rounds)) == (6, 12, 1)
 
 
+def test_stand_in_that_is_trained_already_is_not_trained_again(trained):
+    one, bench, tried = trained(training=TrainConfig(epochs=3))
+    last = (replace(_tried((4, 0.95))[0], epochs=3), replace(_tried((8, 0.9))[0], epochs=3))
+    found = stand_in(one, tried, Climbed(last[1:], 5, 9, last), None, cheaper=True)
+    assert [(other.candidate.depth, other.epochs) for other in found.finalists] == [(8, 3), (4, 3)]
+    assert (found.trainings, found.epochs, bench.rounds) == (5, 9, [])
+
+
 def test_stand_in_for_accuracy_is_the_cheapest_of_the_dearer_that_may_have_it(trained):
     one, _, tried = trained(training=TrainConfig(epochs=3))
     found = stand_in(one, tried, Climbed(tuple(_tried((6, 0.5)))), 0.7, cheaper=False)

@@ -38,11 +38,12 @@ class Tried:
 
 @dataclass(frozen=True)
 class Climbed:
-    """The finalists, the best first, the trainings that were done on the way, and their epochs together."""
+    """The finalists, the best first; the trainings that were done on the way, their epochs together; all of the last rung."""
 
     finalists: tuple[Tried, ...]
     trainings: int = 0
     epochs: int = 0
+    trained: tuple[Tried, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ def climb(ask: Ask, tried: Sequence[Tried], floor: float | None) -> Climbed:
         running = _trained(ask, [one.candidate for one in chosen], epochs)
         trainings, spent = trainings + len(running), spent + epochs * len(running)
         places = max(config.finalists, -(-places // config.eta))
-    finalists = order(_better(repaired, running), floor)[: config.finalists]
-    return Climbed(_kept(ask, finalists), trainings, spent)
+    trained = tuple(running) if config.rungs else ()
+    finalists = order(_better(repaired, trained), floor)[: config.finalists]
+    return Climbed(_kept(ask, finalists), trainings, spent, trained)
 
 
 def stand_in(ask: Ask, tried: Sequence[Tried], climbed: Climbed, floor: float | None, *, cheaper: bool) -> Climbed | None:
@@ -117,15 +119,23 @@ def stand_in(ask: Ask, tried: Sequence[Tried], climbed: Climbed, floor: float | 
         With it among the finalists; None where there is none.
     """
     costs = [one.item_ms for one in climbed.finalists]
-    able = [one for one in _changed(tried) if (one.item_ms < min(costs) if cheaper else one.item_ms > max(costs))]
+    known = _better(_changed(tried), climbed.trained)
+    able = [one for one in known if (one.item_ms < min(costs) if cheaper else one.item_ms > max(costs))]
     if not able:
         return None
     chosen = order(able, None if cheaper else floor)[:1]
+    wanted = [one.candidate for one in chosen if one.candidate not in {one.candidate for one in climbed.trained}]
     epochs = ask.config.rungs[-1] if ask.config.rungs else 0
-    found = _trained(ask, [chosen[0].candidate], epochs) if epochs else []
+    found = _trained(ask, wanted, epochs) if epochs and wanted else []
     more = _kept(ask, _better(chosen, found))
-    spent = epochs * len(found)
-    return Climbed((*climbed.finalists, *more), climbed.trainings + len(found), climbed.epochs + spent) if more else None
+    if not more:
+        return None
+    return Climbed(
+        (*climbed.finalists, *more),
+        climbed.trainings + len(found),
+        climbed.epochs + epochs * len(found),
+        (*climbed.trained, *found),
+    )
 
 
 def order(tried: Sequence[Tried], floor: float | None) -> list[Tried]:
