@@ -1,6 +1,6 @@
 """What tune returns: every point it looked at, the front of those that were measured, and what it recommends and why.
 
-A newcomer's trap: ``searched_top1`` is of items held out of the training data and steered the search; ``top1`` is of the named
+A newcomer's trap: ``searched_top1`` is of the held-out items that judge candidates and steered the search; ``top1`` is of the named
 data, on the bundle itself.
 """
 

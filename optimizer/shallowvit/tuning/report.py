@@ -51,7 +51,7 @@ def table_text(result: TuneResult) -> str:
     if searched:
         parts += [
             "## Searched\n",
-            "Top-1 on items held out of the training data, repaired in closed form and not trained; costs are modelled.\n",
+            "Top-1 on the held-out items that judge candidates, repaired in closed form and not trained; costs are modelled.\n",
             _table(HEAD, table_rows(searched, result)),
         ]
     if result.failures:
