@@ -1,7 +1,7 @@
 """What tune returns: every point it looked at, the front of those that were measured, and what it recommends and why.
 
-A newcomer's trap: ``searched_top1`` is of the held-out items that judge candidates and steered the search; ``top1`` is of the named
-data, on the bundle itself.
+A newcomer's trap: ``searched_top1`` is of the held-out items that judge candidates and steered the search; ``top1`` is of the
+named data, on the bundle itself.
 """
 
 from __future__ import annotations
