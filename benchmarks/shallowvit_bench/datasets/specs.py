@@ -37,7 +37,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "binary": (),  # its options are those of the form behind it
 }
 _HELP = (
-    f"give one of {', '.join(map(repr, DEMO))}, a .npz file, a folder of .npz files or of class folders of images, or one of "
+    f"give {', '.join(map(repr, DEMO))}, a .npz file, a folder of .npz files or of class folders of images, or one of "
     + ", ".join(f"{form}:..." for form in FORMS)
 )
 
