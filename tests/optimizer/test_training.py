@@ -187,6 +187,15 @@ def test_train_that_diverged_goes_on_from_the_good_checkpoint_at_a_lower_rate(vi
         _finetune(video_model, pruned_video, clips, replace(gentle, learning_rate=1e-5), tmp_path)
 
 
+def test_train_that_diverged_goes_on_in_another_precision(video_model, pruned_video, clips, tmp_path):
+    once = replace(PLAIN, epochs=1, checkpoint_steps=1)
+    with pytest.raises(_KilledError):
+        _finetune(video_model, pruned_video, clips, once, tmp_path, _kill_at(2))
+    (tmp_path / DIVERGED).write_text('{"step": 1, "what": "the loss is nan in step 2 of epoch 1"}')
+    training, _ = _finetune(video_model, pruned_video, clips, replace(once, precision="bf16"), tmp_path)
+    assert training.changes == ("precision fp32 to bf16 from step 1 on, since the loss is nan in step 2 of epoch 1",)
+
+
 def test_train_another_runs_checkpoint_is_refused(video_model, pruned_video, clips, tmp_path):
     once = replace(PLAIN, epochs=1)
     _finetune(video_model, pruned_video, clips, once, tmp_path)

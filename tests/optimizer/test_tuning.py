@@ -419,6 +419,7 @@ def test_tune_command_exits_with_1_where_no_point_meets_the_budgets(command, sou
         ({"keep-tokens": "1;2"}, "tune: --keep-tokens '1;2' isn't a list of shares; write it like 1,0.7,0.5"),
         ({"train": "nowhere.npz"}, "no data at nowhere.npz"),
         ({"validation": "nowhere-else.npz"}, "no data at nowhere-else.npz"),
+        ({"train": "demo:train", "validation": "demo:train"}, "tune: --validation and --train are both demo:train"),
     ],
 )
 def test_tune_command_refuses(command, source, place, tmp_path, options, message):

@@ -9,10 +9,10 @@ import pytest
 from shallowvit import TrainConfig
 from shallowvit.errors import ShallowvitError
 from shallowvit.tuning import Budgets, TuneConfig, budgets_from_text
-from shallowvit.tuning.candidates import Candidate, Space
+from shallowvit.tuning.candidates import Candidate, Space, read_space
 from shallowvit.tuning.costs import CostLine, anchors, fit_line
 from shallowvit.tuning.finals import Finals, missed_by_all
-from shallowvit.tuning.measuring import Costs, Measured, Meter, unsure
+from shallowvit.tuning.measuring import Costs, Measured, Meter, read_costs, unsure
 from shallowvit.tuning.place import open_place
 from shallowvit.tuning.records import MEASURED, MODELLED, TunePoint
 from shallowvit.tuning.searching import Ask, Climbed, Tried, climb, order, search, spread, stand_in
@@ -259,6 +259,45 @@ def test_unsure_are_costs_near_the_budget_each_once_and_none_that_is_known(error
 def test_unsure_are_few_where_every_candidate_costs_something_else():
     config = TuneConfig("demo", "demo:train", Budgets(max_latency_ms=50.0), Path("out"))
     assert len(unsure([_candidate(depth) for depth in range(45, 56)], _costs(), config)) == 4
+
+
+class _Machine:
+    """A meter of a machine on which everything takes nearly the budget; notes what it measured."""
+
+    measures = True
+
+    def __init__(self, config):
+        self.config, self.measured_names = config, []
+
+    def refusal(self, _precision):
+        return None
+
+    def exported(self, _pruned, _precision, _out):
+        pass
+
+    def measured(self, out):
+        self.measured_names.append(out.name)
+        return [_measured(1.0 + len(self.measured_names) / 1000)]
+
+
+@pytest.mark.parametrize(("budget", "more"), [(1.0, 2), (9.0, 0)])
+def test_read_costs_measures_what_its_line_leaves_unsure(budget, more, video_model, tmp_path):
+    config = TuneConfig(
+        "demo", "demo:train", Budgets(max_latency_ms=budget), tmp_path / "out", criteria=("entropy",), precisions=("fp32",),
+        keep_tokens=(1.0, 0.5),
+    )  # fmt: skip
+    candidates = read_space(video_model, config, tmp_path, None).distinct
+    machine = _Machine(config)
+    subject = SimpleNamespace(model=video_model, identity="m")
+    costs = read_costs(subject, candidates, machine, open_place(tmp_path / "out"))
+    assert len(machine.measured_names) == 5 + more  # of 7: four depths and the most of those with fewer tokens
+    found = {name: number for number, name in enumerate(machine.measured_names, 1)}
+    for one in candidates:
+        cost = costs.of(one, "fp32", 1)
+        if f"{one.name}-fp32" in found:
+            assert (cost.latency_ms, cost.error) == (1.0 + found[f"{one.name}-fp32"] / 1000, None)
+        else:
+            assert cost.error is not None
 
 
 # Optuna

@@ -206,7 +206,7 @@ class _Run:
             self._logs.write(self._step + 1, {f"train/{name}": value for name, value in found.items()})
 
     def _lost(self, what: str, step: int) -> ShallowvitError:
-        """Say what isn't finite and in which step, counted from 0, and which checkpoint is good."""
+        """Say what isn't finite and in which step, counted from 0, and which checkpoint is good; note it beside that."""
         where = f"{what} in step {step % self._steps_an_epoch + 1} of epoch {len(self._epochs) + 1}"
         kept, on = "no checkpoint was kept", ""
         if self._saved_step:

@@ -233,7 +233,7 @@ def _result(
 
 def _seen(subject: Subject, config: TuneConfig, whole: Tried, finals: Finals) -> tuple[str, ...]:
     """Say so where the model knows the items that judge: it is far better on them than on the named data."""
-    measured = next((point for point in finals.points if not point.removed and point.top1 is not None), None)
+    measured = next((point for point in finals.points if not point.removed and point.keep_tokens == 1 and point.top1), None)
     if measured is None or measured.top1 is None or not measured.items:
         return ()
     judges = len(subject.materials.heldout)

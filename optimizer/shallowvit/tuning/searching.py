@@ -123,11 +123,11 @@ def stand_in(ask: Ask, tried: Sequence[Tried], climbed: Climbed, floor: float | 
     able = [one for one in known if (one.item_ms < min(costs) if cheaper else one.item_ms > max(costs))]
     if not able:
         return None
-    chosen = order(able, None if cheaper else floor)[:1]
-    wanted = [one.candidate for one in chosen if one.candidate not in {one.candidate for one in climbed.trained}]
+    chosen = order(able, None if cheaper else floor)[0]
     epochs = ask.config.rungs[-1] if ask.config.rungs else 0
-    found = _trained(ask, wanted, epochs) if epochs and wanted else []
-    more = _kept(ask, _better(chosen, found))
+    done = {one.candidate for one in climbed.trained}
+    found = _trained(ask, [chosen.candidate], epochs) if epochs and chosen.candidate not in done else []
+    more = _kept(ask, _better([chosen], found))
     if not more:
         return None
     return Climbed(
